@@ -1,0 +1,166 @@
+/**
+ * What the threads say to each other (ARCHITECTURE.md, threads). Plain data only: every message crosses by
+ * structured clone; file descriptors are numbers that all threads of the process share.
+ */
+import type { Ip, PodUid, Port, SpiffeId } from './ids.ts';
+import type { Delta, MeshSettings, PodState } from './model.ts';
+import type { Reason } from '../errors.ts';
+
+/** Our three sockets in a pod. The numbers are keys of the BPF maps (native/bpf/culvert.h). */
+export const ROLES = { outbound: 0, plaintext: 1, hbone: 2 } as const;
+export type Role = keyof typeof ROLES;
+
+/** A certificate as it travels to the workers. PEM; the key never leaves the process. */
+export interface CertificateMessage {
+  readonly id: SpiffeId;
+  /** Leaf first, then intermediates. */
+  readonly chainPem: string;
+  readonly keyPem: string;
+  readonly rootsPem: string;
+  readonly notBeforeMs: number;
+  readonly notAfterMs: number;
+  readonly serial: string;
+}
+
+/** An enrolled pod as a worker needs it; its listeners come apart. */
+export interface LocalPod {
+  readonly uid: PodUid;
+  readonly name: string;
+  readonly namespace: string;
+  readonly id: SpiffeId;
+  readonly ips: readonly Ip[];
+  readonly state: PodState;
+  /** Our copy of the pod's network namespace, open in this process until after `pod-gone`. */
+  readonly netnsFd: number;
+  /** All our listener ports in this pod, of every role and worker: never a target (DESIGN.md rule 10). */
+  readonly ownPorts: readonly Port[];
+}
+
+/** main → worker. */
+export type MainToWorker =
+  | { readonly type: 'deltas'; readonly deltas: readonly Delta[] }
+  /** The first complete state has been sent: decisions may be taken. */
+  | { readonly type: 'synced' }
+  | { readonly type: 'certificate'; readonly certificate: CertificateMessage }
+  | { readonly type: 'certificate-failed'; readonly id: SpiffeId; readonly reason: string }
+  | { readonly type: 'drain'; readonly deadlineMs: number }
+  | { readonly type: 'list-connections'; readonly request: number };
+
+/** enrolment → worker, on a channel of their own. */
+export type EnrolmentToWorker =
+  /** BPF map descriptors of this process, before anything else. */
+  | { readonly type: 'kernel'; readonly originalDestinationFd: number; readonly clientAddressFd: number }
+  /** A pod appeared or changed (state, addresses). */
+  | { readonly type: 'pod'; readonly pod: LocalPod }
+  /** Listen on `fd` (bound and listening already; the worker owns this copy). */
+  | { readonly type: 'listener'; readonly uid: PodUid; readonly role: Role; readonly fd: number; readonly port: Port }
+  /** Close this pod's listeners of these roles; its connections live on. */
+  | { readonly type: 'close-listeners'; readonly uid: PodUid; readonly roles: readonly Role[] }
+  /** The pod has left or died: cut what is left of it, then say `pod-closed`. */
+  | { readonly type: 'pod-gone'; readonly uid: PodUid; readonly reason: Reason };
+
+/** worker → enrolment. */
+export type WorkerToEnrolment =
+  | { readonly type: 'listening'; readonly uid: PodUid; readonly role: Role }
+  /** No socket of this pod is left in the worker: netnsFd may be closed. */
+  | { readonly type: 'pod-closed'; readonly uid: PodUid };
+
+/** worker → main. */
+export type WorkerToMain =
+  | { readonly type: 'ready' }
+  | { readonly type: 'opened'; readonly count: number }
+  | { readonly type: 'closed'; readonly records: readonly ConnectionRecord[] }
+  | { readonly type: 'connections'; readonly request: number; readonly list: readonly OpenConnection[] }
+  | { readonly type: 'gauges'; readonly gauges: WorkerGauges }
+  | { readonly type: 'drained'; readonly cut: number };
+
+/** main → enrolment. */
+export type MainToEnrolment =
+  | { readonly type: 'identity-ready'; readonly id: SpiffeId; readonly notAfterMs: number }
+  | { readonly type: 'identity-failed'; readonly id: SpiffeId; readonly reason: string }
+  /** Leave every pod (uninstall), then report `left`. */
+  | { readonly type: 'leave-all' }
+  /** Stop reconciling; pins stay (upgrade, restart). */
+  | { readonly type: 'stop' };
+
+/** enrolment → main. */
+export type EnrolmentToMain =
+  | { readonly type: 'started' }
+  | { readonly type: 'fatal'; readonly code: string; readonly message: string }
+  /** This identity is needed on this node (`urgent`: a pod waits), or no longer. */
+  | { readonly type: 'want-identity'; readonly id: SpiffeId; readonly urgent: boolean }
+  | { readonly type: 'release-identity'; readonly id: SpiffeId }
+  /** The whole truth about this node's pods, after each change. */
+  | { readonly type: 'pods'; readonly pods: readonly PodStatus[] }
+  | { readonly type: 'kernel-counters'; readonly counters: Readonly<Record<string, number>> }
+  | { readonly type: 'left' }
+  | { readonly type: 'stopped' };
+
+/** One pod in `culvert status`. */
+export interface PodStatus {
+  readonly uid: PodUid;
+  readonly name: string;
+  readonly namespace: string;
+  readonly state: PodState;
+  /** Code and sentence when it is not simply enrolled; undefined when all is well. */
+  readonly reason: string | undefined;
+  readonly id: SpiffeId | undefined;
+  readonly ips: readonly Ip[];
+  /** Connections older than enrolment that still stand. */
+  readonly olderConnections: number;
+  readonly sinceMs: number;
+}
+
+export type Direction = 'outbound' | 'inbound';
+
+/** One access record; names after ztunnel's access log (STYLE.md section 4). */
+export interface ConnectionRecord {
+  readonly connId: string;
+  readonly direction: Direction;
+  readonly startMs: number;
+  readonly durationMs: number;
+  readonly reason: Reason;
+  /** More about this one case: an errno, an HTTP status, the object that decided. */
+  readonly detail: string | undefined;
+  readonly podUid: PodUid | undefined;
+  readonly srcAddr: string;
+  readonly srcWorkload: string | undefined;
+  readonly srcNamespace: string | undefined;
+  /** Only from a handshake or the enrolment, never from an address. */
+  readonly srcIdentity: SpiffeId | undefined;
+  /** What the app dialled (outbound), or what the peer asked for (inbound). */
+  readonly dstAddr: string;
+  /** Where the tunnel goes, `podIP:15008`, when there is one. */
+  readonly dstHboneAddr: string | undefined;
+  /** `name.namespace` of the Service dialled. */
+  readonly dstService: string | undefined;
+  readonly dstWorkload: string | undefined;
+  readonly dstNamespace: string | undefined;
+  readonly dstIdentity: SpiffeId | undefined;
+  readonly security: 'mutual_tls' | 'none';
+  /** From source to destination. */
+  readonly bytesSent: number;
+  /** From destination to source. */
+  readonly bytesReceived: number;
+}
+
+/** One line of `/connections`. */
+export type OpenConnection = Omit<ConnectionRecord, 'reason' | 'detail' | 'durationMs'>;
+
+/** A worker's resting numbers, sent every few seconds. */
+export interface WorkerGauges {
+  readonly connections: number;
+  readonly held: number;
+  readonly tunnelsOut: number;
+  readonly tunnelsIn: number;
+  readonly handshakes: number;
+  readonly listeners: number;
+  readonly loopLagP99Ms: number;
+}
+
+/** What a worker is started with. */
+export interface WorkerStart {
+  readonly index: number;
+  readonly settings: MeshSettings;
+  readonly config: Readonly<Record<string, unknown>>;
+}
