@@ -30,7 +30,10 @@ const ok = <T>(value: T): Parsed<T> => ({ ok: true, value });
 const bad = (expected: string): Parsed<never> => ({ ok: false, expected });
 
 const text = (value: string): Parsed<string> => ok(value);
-const required = (what: string) => (value: string): Parsed<string> => (value === '' ? bad(what) : ok(value));
+const required =
+  (what: string) =>
+  (value: string): Parsed<string> =>
+    value === '' ? bad(what) : ok(value);
 const oneOf =
   <T extends string>(...values: readonly T[]) =>
   (value: string): Parsed<T> => {
@@ -41,25 +44,40 @@ const integer =
   (min: number, max: number) =>
   (value: string): Parsed<number> => {
     const number = /^\d+$/.test(value) ? Number(value) : Number.NaN;
-    return Number.isInteger(number) && number >= min && number <= max ? ok(number) : bad(`an integer from ${min} to ${max}`);
+    return Number.isInteger(number) && number >= min && number <= max
+      ? ok(number)
+      : bad(`an integer from ${min} to ${max}`);
   };
 const port = (value: string): Parsed<Port> => {
   const parsed = /^\d+$/.test(value) ? parsePort(Number(value)) : undefined;
   return parsed === undefined ? bad('a port from 1 to 65535') : ok(parsed);
 };
 
-const DURATION_UNITS: Readonly<Record<string, number>> = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 };
+const DURATION_UNITS: Readonly<Record<string, number>> = {
+  ms: 1,
+  s: 1_000,
+  m: 60_000,
+  h: 3_600_000,
+  d: 86_400_000,
+};
 /** `500ms`, `10s`, `5m`, `24h` → milliseconds. */
 const duration =
   (minMs: number, maxMs: number) =>
   (value: string): Parsed<number> => {
     const match = /^(\d+(?:\.\d+)?)(ms|s|m|h|d)$/.exec(value);
-    const ms = match === null ? Number.NaN : Math.round(Number(match[1]) * (DURATION_UNITS[match[2] ?? ''] ?? Number.NaN));
-    return ms >= minMs && ms <= maxMs ? ok(ms) : bad(`a duration such as 500ms, 10s or 24h, from ${minMs} ms to ${maxMs} ms`);
+    const ms =
+      match === null
+        ? Number.NaN
+        : Math.round(Number(match[1]) * (DURATION_UNITS[match[2] ?? ''] ?? Number.NaN));
+    return ms >= minMs && ms <= maxMs
+      ? ok(ms)
+      : bad(`a duration such as 500ms, 10s or 24h, from ${minMs} ms to ${maxMs} ms`);
   };
 const cidrs = (value: string): Parsed<readonly string[]> => {
   const items = value.split(',').filter((item) => item !== '');
-  return items.every((item) => ipaddr.isValidCIDR(item)) ? ok(items) : bad('ranges such as 10.244.0.0/16,fd00::/48');
+  return items.every((item) => ipaddr.isValidCIDR(item))
+    ? ok(items)
+    : bad('ranges such as 10.244.0.0/16,fd00::/48');
 };
 const trustDomain = (value: string): Parsed<TrustDomain> => {
   const parsed = parseTrustDomain(value);
@@ -71,59 +89,251 @@ const DAY = 86_400_000;
 
 /** Every knob. The order is the order of LIMITS.md. */
 export const KNOBS = {
-  nodeName: knob(required('the name of this node'), '', '', 'node', 'Name of the node this daemon serves, as in pod.spec.nodeName'),
-  clusterDir: knob(text, '', 'path', 'node', 'Folder of YAML that is the cluster; without it the Kubernetes API is used'),
-  stateDir: knob(text, '/run/culvert', 'path', 'node', 'Folder for the lock and the admin port file of this node'),
-  procRoot: knob(text, '/proc', 'path', 'node', 'The /proc that shows the processes of the node\'s pods'),
-  cgroupRoot: knob(text, '', 'path', 'capture', 'Mount point of cgroup v2 that shows the node\'s kubepods; found in /proc/mounts when empty'),
+  nodeName: knob(
+    required('the name of this node'),
+    '',
+    '',
+    'node',
+    'Name of the node this daemon serves, as in pod.spec.nodeName',
+  ),
+  clusterDir: knob(
+    text,
+    '',
+    'path',
+    'node',
+    'Folder of YAML that is the cluster; without it the Kubernetes API is used',
+  ),
+  stateDir: knob(
+    text,
+    '/run/culvert',
+    'path',
+    'node',
+    'Folder for the lock and the admin port file of this node',
+  ),
+  procRoot: knob(text, '/proc', 'path', 'node', "The /proc that shows the processes of the node's pods"),
+  cgroupRoot: knob(
+    text,
+    '',
+    'path',
+    'capture',
+    "Mount point of cgroup v2 that shows the node's kubepods; found in /proc/mounts when empty",
+  ),
   kubepods: knob(text, '', 'path', 'capture', 'The kubepods cgroup below cgroupRoot; found when empty'),
-  bpffs: knob(text, '/sys/fs/bpf', 'path', 'capture', 'Mount point of the BPF file system that holds our pins'),
+  bpffs: knob(
+    text,
+    '/sys/fs/bpf',
+    'path',
+    'capture',
+    'Mount point of the BPF file system that holds our pins',
+  ),
   adminPort: knob(port, '15000', 'port', 'observe', 'Admin API, on loopback only'),
   metricsPort: knob(port, '15020', 'port', 'observe', 'Prometheus /metrics'),
   healthPort: knob(port, '15021', 'port', 'observe', '/healthz and /readyz'),
-  metricSeries: knob(integer(100, 1_000_000), '10000', 'series', 'observe', 'Label sets kept per metric; more are counted as evicted'),
-  logLevel: knob(oneOf('trace', 'debug', 'info', 'warn', 'error'), 'info', '', 'observe', 'Least level that is logged'),
+  metricSeries: knob(
+    integer(100, 1_000_000),
+    '10000',
+    'series',
+    'observe',
+    'Label sets kept per metric; more are counted as evicted',
+  ),
+  logLevel: knob(
+    oneOf('trace', 'debug', 'info', 'warn', 'error'),
+    'info',
+    '',
+    'observe',
+    'Least level that is logged',
+  ),
   accessLog: knob(oneOf('on', 'off'), 'on', '', 'observe', 'One access record per connection in the log'),
 
-  defaultMode: knob(oneOf('permissive', 'strict'), 'permissive', '', 'enrolment', 'What workloads accept where no PeerAuthentication says otherwise'),
-  meshCidrs: knob(cidrs, '', 'ranges', 'enrolment', 'Ranges of pod addresses besides the nodes\' podCIDRs'),
-  holdTimeout: knob(duration(100, 10 * MINUTE), '10s', 'time', 'enrolment', 'How long a connection is held for a certificate, policies or a destination to become known'),
-  joinWait: knob(duration(0, 5 * MINUTE), '5s', 'time', 'enrolment', 'How long a joining pod still takes plaintext after its state is published'),
-  leaveWait: knob(duration(0, 5 * MINUTE), '5s', 'time', 'enrolment', 'How long a leaving pod stays redirected after its published state is withdrawn'),
-  leaveGrace: knob(duration(0, 10 * MINUTE), '30s', 'time', 'enrolment', 'How long a left pod\'s tunnels may live on before they are cut'),
-  rescanInterval: knob(duration(100, MINUTE), '1s', 'time', 'enrolment', 'How often actual is compared with desired'),
+  defaultMode: knob(
+    oneOf('permissive', 'strict'),
+    'permissive',
+    '',
+    'enrolment',
+    'What workloads accept where no PeerAuthentication says otherwise',
+  ),
+  meshCidrs: knob(cidrs, '', 'ranges', 'enrolment', "Ranges of pod addresses besides the nodes' podCIDRs"),
+  holdTimeout: knob(
+    duration(100, 10 * MINUTE),
+    '10s',
+    'time',
+    'enrolment',
+    'How long a connection is held for a certificate, policies or a destination to become known',
+  ),
+  joinWait: knob(
+    duration(0, 5 * MINUTE),
+    '5s',
+    'time',
+    'enrolment',
+    'How long a joining pod still takes plaintext after its state is published',
+  ),
+  leaveWait: knob(
+    duration(0, 5 * MINUTE),
+    '5s',
+    'time',
+    'enrolment',
+    'How long a leaving pod stays redirected after its published state is withdrawn',
+  ),
+  leaveGrace: knob(
+    duration(0, 10 * MINUTE),
+    '30s',
+    'time',
+    'enrolment',
+    "How long a left pod's tunnels may live on before they are cut",
+  ),
+  rescanInterval: knob(
+    duration(100, MINUTE),
+    '1s',
+    'time',
+    'enrolment',
+    'How often actual is compared with desired',
+  ),
 
   workers: knob(integer(0, 16), '0', 'threads', 'proxy', 'Data-plane threads; 0 means min(4, cores)'),
   listenerPortMin: knob(port, '61001', 'port', 'proxy', 'First port our listeners may take in a pod'),
   listenerPortMax: knob(port, '65535', 'port', 'proxy', 'Last port our listeners may take in a pod'),
-  connectTimeout: knob(duration(100, 5 * MINUTE), '10s', 'time', 'proxy', 'TCP connect, to an app or to port 15008'),
+  connectTimeout: knob(
+    duration(100, 5 * MINUTE),
+    '10s',
+    'time',
+    'proxy',
+    'TCP connect, to an app or to port 15008',
+  ),
   handshakeTimeout: knob(duration(100, 5 * MINUTE), '10s', 'time', 'proxy', 'TLS handshake, either side'),
-  requestTimeout: knob(duration(100, 5 * MINUTE), '5s', 'time', 'proxy', 'From the end of a handshake to the first CONNECT'),
+  requestTimeout: knob(
+    duration(100, 5 * MINUTE),
+    '5s',
+    'time',
+    'proxy',
+    'From the end of a handshake to the first CONNECT',
+  ),
   answerTimeout: knob(duration(100, 5 * MINUTE), '15s', 'time', 'proxy', 'From CONNECT to its answer'),
-  halfClosedTimeout: knob(duration(1_000, DAY), '5m', 'time', 'proxy', 'Silence allowed on a connection of which one direction is closed'),
+  halfClosedTimeout: knob(
+    duration(1_000, DAY),
+    '5m',
+    'time',
+    'proxy',
+    'Silence allowed on a connection of which one direction is closed',
+  ),
   tunnelIdle: knob(duration(100, DAY), '5m', 'time', 'proxy', 'A tunnel with no stream is closed after this'),
-  pingInterval: knob(duration(100, 10 * MINUTE), '10s', 'time', 'proxy', 'HTTP/2 PING on tunnels, and TCP keepalive on plain connections'),
-  pingTimeout: knob(duration(100, 10 * MINUTE), '20s', 'time', 'proxy', 'A tunnel that does not answer a PING for this long is dead'),
-  drainSeconds: knob(duration(0, DAY), '300s', 'time', 'proxy', 'How long connections may live on after SIGTERM'),
+  pingInterval: knob(
+    duration(100, 10 * MINUTE),
+    '10s',
+    'time',
+    'proxy',
+    'HTTP/2 PING on tunnels, and TCP keepalive on plain connections',
+  ),
+  pingTimeout: knob(
+    duration(100, 10 * MINUTE),
+    '20s',
+    'time',
+    'proxy',
+    'A tunnel that does not answer a PING for this long is dead',
+  ),
+  drainSeconds: knob(
+    duration(0, DAY),
+    '300s',
+    'time',
+    'proxy',
+    'How long connections may live on after SIGTERM',
+  ),
 
-  maxConnectionsPerPod: knob(integer(1, 1_000_000), '20000', 'connections', 'limits', 'Connections of one pod, both directions'),
-  maxConnections: knob(integer(0, 10_000_000), '0', 'connections', 'limits', 'Connections of the node; 0 means: from the open-file limit'),
-  maxPendingPerPod: knob(integer(16, 65_536), '16384', 'entries', 'limits', 'Redirected connections of one pod that our listeners have not taken yet'),
-  maxHandshakes: knob(integer(1, 100_000), '256', 'handshakes', 'limits', 'TLS handshakes in flight per worker'),
-  maxHandshakesPerPod: knob(integer(1, 100_000), '64', 'handshakes', 'limits', 'TLS handshakes in flight per pod and worker'),
-  maxHeld: knob(integer(1, 1_000_000), '4096', 'connections', 'limits', 'Connections held per worker, waiting for state'),
-  maxStreamsPerTunnel: knob(integer(1, 10_000), '100', 'streams', 'limits', 'Streams of one tunnel as a client; a further one opens another tunnel'),
-  maxStreamsServed: knob(integer(1, 10_000), '200', 'streams', 'limits', 'MAX_CONCURRENT_STREAMS as a server'),
-  maxTunnelsPerPod: knob(integer(1, 100_000), '1024', 'tunnels', 'limits', 'Tunnels of one pod per worker, each direction'),
+  maxConnectionsPerPod: knob(
+    integer(1, 1_000_000),
+    '20000',
+    'connections',
+    'limits',
+    'Connections of one pod, both directions',
+  ),
+  maxConnections: knob(
+    integer(0, 10_000_000),
+    '0',
+    'connections',
+    'limits',
+    'Connections of the node; 0 means: from the open-file limit',
+  ),
+  maxPendingPerPod: knob(
+    integer(16, 65_536),
+    '16384',
+    'entries',
+    'limits',
+    'Redirected connections of one pod that our listeners have not taken yet',
+  ),
+  maxHandshakes: knob(
+    integer(1, 100_000),
+    '256',
+    'handshakes',
+    'limits',
+    'TLS handshakes in flight per worker',
+  ),
+  maxHandshakesPerPod: knob(
+    integer(1, 100_000),
+    '64',
+    'handshakes',
+    'limits',
+    'TLS handshakes in flight per pod and worker',
+  ),
+  maxHeld: knob(
+    integer(1, 1_000_000),
+    '4096',
+    'connections',
+    'limits',
+    'Connections held per worker, waiting for state',
+  ),
+  maxStreamsPerTunnel: knob(
+    integer(1, 10_000),
+    '100',
+    'streams',
+    'limits',
+    'Streams of one tunnel as a client; a further one opens another tunnel',
+  ),
+  maxStreamsServed: knob(
+    integer(1, 10_000),
+    '200',
+    'streams',
+    'limits',
+    'MAX_CONCURRENT_STREAMS as a server',
+  ),
+  maxTunnelsPerPod: knob(
+    integer(1, 100_000),
+    '1024',
+    'tunnels',
+    'limits',
+    'Tunnels of one pod per worker, each direction',
+  ),
   maxTunnels: knob(integer(1, 1_000_000), '16384', 'tunnels', 'limits', 'Tunnels of one worker'),
   maxHeaderBytes: knob(integer(1_024, 1_048_576), '16384', 'bytes', 'limits', 'Header list of a CONNECT'),
-  streamWindow: knob(integer(65_535, 67_108_864), '4194304', 'bytes', 'limits', 'HTTP/2 window of one stream: the most one stream can make us buffer'),
-  tunnelWindow: knob(integer(65_535, 268_435_456), '16777216', 'bytes', 'limits', 'HTTP/2 window of one tunnel'),
+  streamWindow: knob(
+    integer(65_535, 67_108_864),
+    '4194304',
+    'bytes',
+    'limits',
+    'HTTP/2 window of one stream: the most one stream can make us buffer',
+  ),
+  tunnelWindow: knob(
+    integer(65_535, 268_435_456),
+    '16777216',
+    'bytes',
+    'limits',
+    'HTTP/2 window of one tunnel',
+  ),
 
   trustDomain: knob(trustDomain, 'cluster.local', '', 'identity', 'Trust domain of every identity'),
   certSource: knob(oneOf('local'), 'local', '', 'identity', 'Where certificates come from'),
-  caDir: knob(text, '/var/lib/culvert/ca', 'path', 'identity', 'Folder of the local CA\'s root (source `local`); made on first use'),
-  certLifetime: knob(duration(1_000, 90 * DAY), '24h', 'time', 'identity', 'Lifetime asked for; renewed at half of it'),
+  caDir: knob(
+    text,
+    '/var/lib/culvert/ca',
+    'path',
+    'identity',
+    "Folder of the local CA's root (source `local`); made on first use",
+  ),
+  certLifetime: knob(
+    duration(1_000, 90 * DAY),
+    '24h',
+    'time',
+    'identity',
+    'Lifetime asked for; renewed at half of it',
+  ),
 } as const satisfies Record<string, Knob<unknown>>;
 
 export type KnobName = keyof typeof KNOBS;

@@ -39,7 +39,9 @@ export function parseSpiffeId(text: string): SpiffeId | undefined {
 export function spiffeId(trustDomain: TrustDomain, namespace: string, serviceAccount: string): SpiffeId {
   const id = parseSpiffeId(`spiffe://${trustDomain}/ns/${namespace}/sa/${serviceAccount}`);
   if (id === undefined)
-    throw new RangeError(`no SPIFFE ID can be made of namespace "${namespace}" and service account "${serviceAccount}"`);
+    throw new RangeError(
+      `no SPIFFE ID can be made of namespace "${namespace}" and service account "${serviceAccount}"`,
+    );
   return id;
 }
 
@@ -92,7 +94,10 @@ function isMapped(bytes: Uint8Array, offset: number): boolean {
 /** Writes the 16-byte form of `ip` at `offset` of `into` (IPv4 as ::ffff:a.b.c.d). */
 export function ipToBytes(ip: Ip, into: Uint8Array, offset = 0): void {
   const parsed = ipaddr.parse(ip);
-  const bytes = parsed.kind() === 'ipv4' ? (parsed as ipaddr.IPv4).toIPv4MappedAddress().toByteArray() : parsed.toByteArray();
+  const bytes =
+    parsed.kind() === 'ipv4'
+      ? (parsed as ipaddr.IPv4).toIPv4MappedAddress().toByteArray()
+      : parsed.toByteArray();
   into.set(bytes, offset);
 }
 

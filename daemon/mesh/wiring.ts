@@ -53,7 +53,13 @@ export type EnrolmentToWorker =
   /** A pod appeared or changed (state, addresses). */
   | { readonly type: 'pod'; readonly pod: LocalPod }
   /** Listen on `fd` (bound and listening already; the worker owns this copy). */
-  | { readonly type: 'listener'; readonly uid: PodUid; readonly role: Role; readonly fd: number; readonly port: Port }
+  | {
+      readonly type: 'listener';
+      readonly uid: PodUid;
+      readonly role: Role;
+      readonly fd: number;
+      readonly port: Port;
+    }
   /** Close this pod's listeners of these roles; its connections live on. */
   | { readonly type: 'close-listeners'; readonly uid: PodUid; readonly roles: readonly Role[] }
   /** The pod has left or died: cut what is left of it, then say `pod-closed`. */
