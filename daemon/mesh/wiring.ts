@@ -43,6 +43,8 @@ export type MainToWorker =
   | { readonly type: 'synced' }
   | { readonly type: 'certificate'; readonly certificate: CertificateMessage }
   | { readonly type: 'certificate-failed'; readonly id: SpiffeId; readonly reason: string }
+  /** No pod of this node needs this identity any more: its key is forgotten. */
+  | { readonly type: 'certificate-released'; readonly id: SpiffeId }
   | { readonly type: 'drain'; readonly deadlineMs: number }
   | { readonly type: 'list-connections'; readonly request: number };
 
