@@ -76,7 +76,12 @@ export type WorkerToEnrolment =
 /** worker → main. */
 export type WorkerToMain =
   | { readonly type: 'ready' }
-  | { readonly type: 'opened'; readonly count: number }
+  /** `connections`: those that outlive one batch, so that metrics count them as opened now; see `reportedOpen`. */
+  | {
+      readonly type: 'opened';
+      readonly count: number;
+      readonly connections?: readonly OpenConnection[];
+    }
   | { readonly type: 'closed'; readonly records: readonly ConnectionRecord[] }
   | { readonly type: 'connections'; readonly request: number; readonly list: readonly OpenConnection[] }
   | { readonly type: 'gauges'; readonly gauges: WorkerGauges }
@@ -150,6 +155,8 @@ export interface ConnectionRecord {
   readonly bytesSent: number;
   /** From destination to source. */
   readonly bytesReceived: number;
+  /** It was in an `opened` message: metrics have counted it as opened already. */
+  readonly reportedOpen?: boolean;
 }
 
 /** One line of `/connections`. */
