@@ -1,0 +1,196 @@
+/**
+ * mTLS arrives at a pod: what happens when a connection comes in on port 15008, top to bottom.
+ * Handshake and HTTP/2 are hbone/'s; the decision is mesh/admit.ts's.
+ */
+import type { Socket } from 'node:net';
+import { admit } from '../mesh/admit.ts';
+import type { PodUid } from '../mesh/ids.ts';
+import { hostPort } from '../mesh/ids.ts';
+import type { Reason } from '../errors.ts';
+import type { LocalPod } from '../mesh/wiring.ts';
+import { addressText } from './connections.ts';
+import type { Connection } from './connections.ts';
+import { dial } from './dial.ts';
+import type { Attempt } from './holding.ts';
+import { HBONE_PORT, isDecidable, localEnd, refuse, remoteEnd } from './plane.ts';
+import type { DataPlane } from './plane.ts';
+import { relay } from './relay.ts';
+import type { IncomingConnect, LocalIdentity, Refusal } from './seams.ts';
+
+/** One accepted socket of a pod's mTLS listener. Takes the socket over. */
+export function handleInbound(plane: DataPlane, uid: PodUid, socket: Socket): void {
+  socket.on('error', ignore); // the parts below hear of it through 'close'
+  const local = localEnd(socket);
+  const remote = remoteEnd(socket);
+  if (local === undefined || remote === undefined) {
+    socket.destroy(); // reset before we accepted it: there is nobody to refuse and nothing to record
+    return;
+  }
+  if (local.port !== HBONE_PORT) {
+    recordRefusal(plane, uid, socket, 'OWN_LISTENER', `dialled ${hostPort(local.ip, local.port)} directly`);
+    return;
+  }
+  const gone = abortOnClose(socket);
+  plane.holding.until<{ pod: LocalPod; identity: LocalIdentity } | Refusal>(
+    () => readyToServe(plane, uid),
+    (ready) => {
+      gone.release();
+      if ('ok' in ready) recordRefusal(plane, uid, socket, ready.reason, ready.detail);
+      else serve(plane, ready.pod, ready.identity, socket);
+    },
+    () => recordRefusal(plane, uid, socket, 'POD_NOT_READY', whyNotReady(plane, uid)),
+    gone.signal,
+  );
+}
+
+function readyToServe(
+  plane: DataPlane,
+  uid: PodUid,
+): Attempt<{ pod: LocalPod; identity: LocalIdentity } | Refusal> {
+  const pod = plane.pods.get(uid);
+  if (pod === undefined) return { held: false, value: { ok: false, reason: 'POD_GONE', detail: undefined } };
+  if (!isDecidable(plane, pod)) return { held: true };
+  const identity = plane.identities.get(pod.id);
+  if (identity.ok) return { held: false, value: { pod, identity: identity.identity } };
+  return identity.reason === 'CERTIFICATE_NOT_READY' ? { held: true } : { held: false, value: identity };
+}
+
+function serve(plane: DataPlane, pod: LocalPod, identity: LocalIdentity, socket: Socket): void {
+  const remote = remoteEnd(socket);
+  if (remote === undefined) {
+    socket.destroy();
+    return;
+  }
+  plane.tunnelServer.serve(socket, {
+    podUid: pod.uid,
+    identity,
+    onConnect: (connect) => handleConnect(plane, pod.uid, remote, connect),
+    onRefused: (refusal) => {
+      const { connection } = plane.connections.open(pod.uid, 'inbound', hostPort(remote.ip, remote.port));
+      describe(connection, pod);
+      connection.facts.dstAddr = addressText(pod.ips[0], HBONE_PORT);
+      connection.close(refusal.reason, refusal.detail);
+    },
+  });
+}
+
+/** One CONNECT of a proven peer: admit, dial the app, answer, carry. */
+function handleConnect(
+  plane: DataPlane,
+  uid: PodUid,
+  tunnelPeer: NonNullable<ReturnType<typeof remoteEnd>>,
+  connect: IncomingConnect,
+): void {
+  // The tunnel's socket lives in the client's own netns, so its address is the client's; only the port is hearsay.
+  const forwarded = connect.forwardedFor;
+  const client =
+    forwarded !== undefined && forwarded.ip === tunnelPeer.ip ? forwarded : tunnelPeer;
+  const { connection, overLimit } = plane.connections.open(uid, 'inbound', hostPort(client.ip, client.port));
+  const pod = plane.pods.get(uid);
+  connection.facts.srcIdentity = connect.peer;
+  connection.facts.security = 'mutual_tls';
+  connection.facts.dstAddr = hostPort(connect.target.ip, connect.target.port);
+  describeSource(plane, connection, tunnelPeer.ip);
+  if (pod !== undefined) describe(connection, pod);
+  connection.facts.dstHboneAddr = addressText(pod?.ips[0], HBONE_PORT);
+  const answer = (status: number, reason: Reason, detail?: string): void => {
+    connect.refuse(status);
+    connection.close(reason, detail);
+  };
+  if (overLimit) return answer(503, 'CONNECTION_LIMIT');
+  if (pod === undefined) return answer(503, 'POD_GONE');
+
+  const verdict = admit(plane.state, {
+    pod,
+    targetIp: connect.target.ip,
+    targetPort: connect.target.port,
+    peer: connect.peer,
+    viaHbone: true,
+  });
+  if (verdict.verdict === 'refuse') return answer(statusFor(verdict.reason), verdict.reason, verdict.rule);
+  deliver(plane, pod, { ...connect.target, client }, connect, connection);
+}
+
+function deliver(
+  plane: DataPlane,
+  pod: LocalPod,
+  target: Parameters<typeof dial>[2],
+  connect: IncomingConnect,
+  connection: Connection,
+): void {
+  let settled = false;
+  const upstream = dial(plane, pod, target, (result) => {
+    if (settled) return;
+    settled = true;
+    connect.signal.removeEventListener('abort', onGone);
+    if (!result.ok) {
+      connect.refuse(503);
+      connection.close(result.reason, result.detail);
+      return;
+    }
+    const carried = relay(connect.accept(), result.socket, { halfClosedTimeoutMs: plane.config.halfClosedTimeout });
+    connection.counters = carried;
+    connection.cut = (reason, detail) => carried.cut(reason, detail);
+    void carried.done.then((end) => connection.close(end.reason, end.detail));
+  });
+  const onGone = (): void => {
+    upstream?.destroy();
+  };
+  if (settled) return;
+  connect.signal.addEventListener('abort', onGone, { once: true });
+  connection.cut = (reason, detail) => {
+    if (settled) return;
+    settled = true;
+    upstream?.destroy();
+    connect.refuse(503);
+    connection.close(reason, detail);
+  };
+}
+
+/** HBONE.md 3.8: what the far client is told. */
+function statusFor(reason: Reason): number {
+  if (reason === 'CONNECT_TARGET_MISMATCH') return 400;
+  return reason === 'OWN_LISTENER' ? 503 : 401;
+}
+
+function whyNotReady(plane: DataPlane, uid: PodUid): string {
+  const pod = plane.pods.get(uid);
+  if (pod === undefined) return 'the pod is not known any more';
+  const identity = plane.identities.get(pod.id);
+  return identity.ok ? `state ${pod.state}` : `${identity.reason}${identity.detail === undefined ? '' : `: ${identity.detail}`}`;
+}
+
+/** One record for a socket that is refused before it is anybody's connection. */
+export function recordRefusal(plane: DataPlane, uid: PodUid, socket: Socket, reason: Reason, detail?: string): void {
+  const remote = remoteEnd(socket);
+  const local = localEnd(socket);
+  const { connection } = plane.connections.open(uid, 'inbound', addressText(remote?.ip, remote?.port));
+  const pod = plane.pods.get(uid);
+  if (pod !== undefined) describe(connection, pod);
+  connection.facts.dstAddr = addressText(local?.ip, local?.port);
+  refuse(socket, connection, { reason, detail });
+}
+
+/** The destination of an inbound connection is the pod itself. */
+export function describe(connection: Connection, pod: LocalPod): void {
+  connection.facts.dstWorkload = pod.name;
+  connection.facts.dstNamespace = pod.namespace;
+  connection.facts.dstIdentity = pod.id;
+}
+
+/** Names the client's workload for the record, by address: for people, never to decide. */
+export function describeSource(plane: DataPlane, connection: Connection, ip: LocalPod['ips'][number]): void {
+  const workload = plane.state.workloadByIp(ip);
+  connection.facts.srcWorkload = workload?.name;
+  connection.facts.srcNamespace = workload?.namespace;
+}
+
+/** A signal that fires when the socket closes while its fate is undecided. */
+export function abortOnClose(socket: Socket): { signal: AbortSignal; release: () => void } {
+  const controller = new AbortController();
+  const onClose = (): void => controller.abort();
+  socket.once('close', onClose);
+  return { signal: controller.signal, release: () => socket.removeListener('close', onClose) };
+}
+
+function ignore(): void {}

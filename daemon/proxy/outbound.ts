@@ -1,0 +1,242 @@
+/**
+ * An enrolled pod's app dials somewhere: what happens when its connection comes in, top to bottom.
+ * The kernel says what was dialled; mesh/route.ts decides; this file carries it out.
+ */
+import type { Socket } from 'node:net';
+import type { Ip, PodUid, Port } from '../mesh/ids.ts';
+import { hostPort } from '../mesh/ids.ts';
+import { route } from '../mesh/route.ts';
+import type { RouteVerdict } from '../mesh/route.ts';
+import type { LocalPod } from '../mesh/wiring.ts';
+import type { Connection } from './connections.ts';
+import { dial, socketInPod } from './dial.ts';
+import { forwardingHeaders } from './headers.ts';
+import type { Attempt } from './holding.ts';
+import { abortOnClose } from './inbound.ts';
+import { carry } from './plaintext.ts';
+import { descriptorOf, HBONE_PORT, isDecidable, refuse, remoteEnd } from './plane.ts';
+import type { DataPlane } from './plane.ts';
+import { relay } from './relay.ts';
+import type { LocalIdentity, Refusal, TunnelStream } from './seams.ts';
+
+interface Destination {
+  readonly ip: Ip;
+  readonly port: Port;
+}
+
+type Decided = Exclude<RouteVerdict, { kind: 'hold' }>;
+
+/** A decision that can be carried out now, with what it needs. */
+type Plan =
+  | { readonly kind: 'go'; readonly pod: LocalPod; readonly verdict: Exclude<Decided, { kind: 'tunnel' }> }
+  | {
+      readonly kind: 'tunnel';
+      readonly pod: LocalPod;
+      readonly verdict: Extract<Decided, { kind: 'tunnel' }>;
+      readonly identity: LocalIdentity;
+    }
+  | { readonly kind: 'no'; readonly refusal: Omit<Refusal, 'ok'> };
+
+/** One accepted socket of a pod's outbound listener. Takes the socket over. */
+export function handleOutbound(plane: DataPlane, uid: PodUid, socket: Socket): void {
+  socket.on('error', ignore); // heard of through 'close'
+  const client = remoteEnd(socket);
+  const record = client === undefined ? undefined : plane.sockets.originalDestination(descriptorOf(socket));
+  if (client === undefined) {
+    socket.destroy(); // reset before we accepted it
+    return;
+  }
+  const { connection, overLimit } = plane.connections.open(uid, 'outbound', hostPort(client.ip, client.port));
+  describeSource(plane, connection, uid);
+  if (record === undefined) return refuse(socket, connection, { reason: 'NO_KERNEL_RECORD', detail: undefined });
+  connection.facts.dstAddr = hostPort(record.ip, record.port);
+  if (overLimit) return refuse(socket, connection, { reason: 'CONNECTION_LIMIT', detail: undefined });
+
+  const gone = abortOnClose(socket);
+  let lastWord: Omit<Refusal, 'ok'> = { reason: 'POD_NOT_READY', detail: undefined };
+  plane.holding.until<Plan>(
+    () => {
+      const attempt = decide(plane, uid, record);
+      if (attempt.held) lastWord = attempt.lastWord;
+      return attempt;
+    },
+    (plan) => {
+      gone.release();
+      carryOut(plane, plan, socket, connection);
+    },
+    () => {
+      gone.release();
+      refuse(socket, connection, gone.signal.aborted ? { reason: 'CLIENT_RESET', detail: undefined } : lastWord);
+    },
+    gone.signal,
+  );
+}
+
+type Deciding = (Attempt<Plan> & { held: false }) | { readonly held: true; readonly lastWord: Omit<Refusal, 'ok'> };
+
+function decide(plane: DataPlane, uid: PodUid, destination: Destination): Deciding {
+  const pod = plane.pods.get(uid);
+  if (pod === undefined) return now({ kind: 'no', refusal: { reason: 'POD_GONE', detail: undefined } });
+  if (!isDecidable(plane, pod))
+    return { held: true, lastWord: { reason: 'POD_NOT_READY', detail: `state ${pod.state}` } };
+  const verdict = route(plane.state, pod, destination.ip, destination.port, Math.random);
+  switch (verdict.kind) {
+    case 'hold':
+      return { held: true, lastWord: verdict };
+    case 'refuse':
+      return now({ kind: 'no', refusal: verdict });
+    case 'tunnel': {
+      const identity = plane.identities.get(pod.id);
+      if (identity.ok) return now({ kind: 'tunnel', pod, verdict, identity: identity.identity });
+      return identity.reason === 'CERTIFICATE_NOT_READY'
+        ? { held: true, lastWord: identity }
+        : now({ kind: 'no', refusal: identity });
+    }
+    case 'passthrough':
+    case 'self':
+      return now({ kind: 'go', pod, verdict });
+  }
+}
+
+function now(value: Plan): Attempt<Plan> & { held: false } {
+  return { held: false, value };
+}
+
+function carryOut(plane: DataPlane, plan: Plan, socket: Socket, connection: Connection): void {
+  switch (plan.kind) {
+    case 'no':
+      return refuse(socket, connection, plan.refusal);
+    case 'tunnel':
+      void openTunnel(plane, plan, socket, connection);
+      return;
+    case 'go':
+      return goDirect(plane, plan, socket, connection);
+  }
+}
+
+/** In the clear: out of the mesh, to a pod that takes no tunnels, or back into the pod itself. */
+function goDirect(
+  plane: DataPlane,
+  { pod, verdict }: Extract<Plan, { kind: 'go' }>,
+  socket: Socket,
+  connection: Connection,
+): void {
+  if (verdict.kind === 'refuse') return refuse(socket, connection, verdict);
+  describeDestination(connection, verdict);
+  const reason = verdict.kind === 'self' ? 'SELF' : verdict.reason;
+  const target = { ip: verdict.address, port: verdict.port };
+  const upstream = dial(plane, pod, target, (result) => {
+    if (!result.ok) return refuse(socket, connection, result);
+    carry(plane, connection, socket, result.socket, reason);
+  });
+  if (upstream === undefined) return;
+  socket.once('close', () => {
+    if (upstream.connecting) upstream.destroy();
+  });
+  connection.cut = (why, detail) => {
+    upstream.destroy();
+    refuse(socket, connection, { reason: why, detail });
+  };
+}
+
+/** Tries the chosen endpoint, then others while no byte has been sent (DESIGN.md section 9). */
+async function openTunnel(
+  plane: DataPlane,
+  plan: Extract<Plan, { kind: 'tunnel' }>,
+  socket: Socket,
+  connection: Connection,
+): Promise<void> {
+  const gone = abortOnClose(socket);
+  let cutFor: Omit<Refusal, 'ok'> | undefined;
+  const cutter = new AbortController();
+  connection.cut = (reason, detail) => {
+    cutFor = { reason, detail };
+    cutter.abort();
+    refuse(socket, connection, cutFor);
+  };
+  const signal = AbortSignal.any([gone.signal, cutter.signal]);
+  let last: Refusal = { ok: false, reason: 'NO_ENDPOINTS', detail: undefined };
+  for (const candidate of [plan.verdict, ...plan.verdict.alternates]) {
+    describeTunnel(connection, plan.verdict, candidate);
+    const opened = await tunnelTo(plane, plan, candidate, connection, signal);
+    if (opened.ok) {
+      gone.release();
+      if (signal.aborted || socket.destroyed) {
+        opened.stream.destroy();
+        connection.close('CLIENT_RESET');
+        return;
+      }
+      carryTunnel(plane, connection, socket, opened);
+      return;
+    }
+    last = opened;
+    if (signal.aborted || !isWorthAnother(opened)) break;
+  }
+  gone.release();
+  if (cutFor === undefined) refuse(socket, connection, gone.signal.aborted ? { reason: 'CLIENT_RESET', detail: undefined } : last);
+}
+
+type Candidate = Pick<Extract<RouteVerdict, { kind: 'tunnel' }>, 'workload' | 'identity' | 'address' | 'port'>;
+
+function tunnelTo(
+  plane: DataPlane,
+  plan: Extract<Plan, { kind: 'tunnel' }>,
+  candidate: Candidate,
+  connection: Connection,
+  signal: AbortSignal,
+): Promise<TunnelStream | Refusal> {
+  const { pod, identity } = plan;
+  return plane.tunnels.open({
+    key: { podUid: pod.uid, sourceId: pod.id, destinationId: candidate.identity, address: candidate.address },
+    identity,
+    dial: () => socketInPod(plane, pod, { ip: candidate.address, port: HBONE_PORT }),
+    authority: hostPort(candidate.address, candidate.port),
+    headers: forwardingHeaders(connection.facts.srcAddr, pod, plan.verdict.service),
+    signal,
+  });
+}
+
+/** A dead endpoint is worth another; an answer (a refusal, an app that is not there) is an answer. */
+function isWorthAnother(refusal: Refusal): boolean {
+  return refusal.reason === 'TUNNEL_CONNECT_FAILED';
+}
+
+function carryTunnel(plane: DataPlane, connection: Connection, socket: Socket, opened: TunnelStream): void {
+  connection.facts.dstIdentity = opened.peer;
+  connection.facts.security = 'mutual_tls';
+  const carried = relay(socket, opened.stream, { halfClosedTimeoutMs: plane.config.halfClosedTimeout });
+  connection.counters = carried;
+  connection.cut = (reason, detail) => carried.cut(reason, detail);
+  void carried.done.then((end) => connection.close(end.reason, end.detail));
+}
+
+function describeSource(plane: DataPlane, connection: Connection, uid: PodUid): void {
+  const pod = plane.pods.get(uid);
+  if (pod === undefined) return;
+  connection.facts.srcWorkload = pod.name;
+  connection.facts.srcNamespace = pod.namespace;
+  connection.facts.srcIdentity = pod.id;
+}
+
+function describeDestination(connection: Connection, verdict: Extract<RouteVerdict, { kind: 'passthrough' | 'self' }>): void {
+  if ('service' in verdict && verdict.service !== undefined)
+    connection.facts.dstService = `${verdict.service.name}.${verdict.service.namespace}`;
+  if (verdict.kind === 'passthrough' && verdict.workload !== undefined) {
+    connection.facts.dstWorkload = verdict.workload.name;
+    connection.facts.dstNamespace = verdict.workload.namespace;
+  }
+}
+
+function describeTunnel(
+  connection: Connection,
+  verdict: Extract<RouteVerdict, { kind: 'tunnel' }>,
+  candidate: Candidate,
+): void {
+  if (verdict.service !== undefined)
+    connection.facts.dstService = `${verdict.service.name}.${verdict.service.namespace}`;
+  connection.facts.dstWorkload = candidate.workload.name;
+  connection.facts.dstNamespace = candidate.workload.namespace;
+  connection.facts.dstHboneAddr = hostPort(candidate.address, HBONE_PORT);
+}
+
+function ignore(): void {}
