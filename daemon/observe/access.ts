@@ -1,0 +1,147 @@
+/** Access records: one line in the log for each closed connection, and the last refusals of each pod. */
+import { reasonInfo } from '../errors.ts';
+import type { LogLevel, Reason } from '../errors.ts';
+import type { PodUid } from '../mesh/ids.ts';
+import type { ConnectionRecord } from '../mesh/wiring.ts';
+import { wireText } from './log.ts';
+import type { Log } from './log.ts';
+
+/** Ways in which a connection ends that had been let through: an end, not a refusal. */
+const ENDS: ReadonlySet<Reason> = new Set<Reason>([
+  'CLIENT_RESET',
+  'UPSTREAM_RESET',
+  'HALF_CLOSED_TIMEOUT',
+  'TUNNEL_LOST',
+  'POLICY_CHANGED',
+  'DRAINED',
+  'WORKER_LOST',
+]);
+
+/** Whether a connection with this reason was turned away, or failed before it could be carried. */
+export function isRefusal(reason: Reason): boolean {
+  return reasonInfo(reason).flag !== '-' && !ENDS.has(reason);
+}
+
+/** The fields of a record's line, named as ztunnel's access log names them. Unknown ones are left out. */
+export function accessFields(record: ConnectionRecord): Readonly<Record<string, string | number>> {
+  const { flag, text } = reasonInfo(record.reason);
+  const detail = record.detail === undefined ? undefined : wireText(record.detail);
+  return definedOnly({
+    conn_id: record.connId,
+    'src.addr': record.srcAddr,
+    'src.workload': record.srcWorkload,
+    'src.namespace': record.srcNamespace,
+    'src.identity': record.srcIdentity,
+    'dst.addr': wireText(record.dstAddr),
+    'dst.hbone_addr': record.dstHboneAddr,
+    'dst.service': record.dstService,
+    'dst.workload': record.dstWorkload,
+    'dst.namespace': record.dstNamespace,
+    'dst.identity': record.dstIdentity,
+    direction: record.direction,
+    security: record.security,
+    bytes_sent: record.bytesSent,
+    bytes_recv: record.bytesReceived,
+    duration: `${Math.round(record.durationMs)}ms`,
+    reason: record.reason,
+    flag,
+    detail,
+    // ztunnel's field for what went wrong; absent when nothing did.
+    error: flag === '-' ? undefined : text,
+  });
+}
+
+function definedOnly(
+  fields: Readonly<Record<string, string | number | undefined>>,
+): Record<string, string | number> {
+  const kept: Record<string, string | number> = {};
+  for (const [name, value] of Object.entries(fields)) if (value !== undefined) kept[name] = value;
+  return kept;
+}
+
+/** Writes the one line of a closed connection, at the level of its reason. */
+export function writeAccess(log: Log, record: ConnectionRecord): void {
+  const level: LogLevel = reasonInfo(record.reason).level;
+  if (log.isLevelEnabled(level)) log[level](accessFields(record), 'connection complete');
+}
+
+/** Like refusals of one pod, counted. */
+export interface RefusalSummary {
+  readonly podUid: PodUid;
+  readonly direction: ConnectionRecord['direction'];
+  readonly reason: Reason;
+  readonly text: string;
+  readonly detail: string | undefined;
+  readonly source: string;
+  readonly destination: string;
+  readonly count: number;
+  readonly firstMs: number;
+  readonly lastMs: number;
+}
+
+const REFUSALS_PER_POD = 5;
+const PODS_WITH_REFUSALS = 512;
+
+/** The last refusals of each pod for `culvert status`: five kinds a pod, 512 pods; the oldest use makes room. */
+export class Refusals {
+  readonly #pods = new Map<PodUid, Map<string, RefusalSummary>>();
+
+  /** Takes notice of a closed connection; ignores those that were no refusal or had no pod of ours. */
+  record(record: ConnectionRecord): void {
+    if (record.podUid === undefined || !isRefusal(record.reason)) return;
+    const kinds = this.#pods.get(record.podUid) ?? new Map<string, RefusalSummary>();
+    moveToEnd(this.#pods, record.podUid, kinds, PODS_WITH_REFUSALS);
+    const summary = summarize(record, record.podUid);
+    const key = [summary.direction, summary.reason, summary.source, summary.destination].join(' ');
+    const before = kinds.get(key);
+    const merged =
+      before === undefined
+        ? summary
+        : { ...summary, count: before.count + 1, firstMs: Math.min(before.firstMs, summary.firstMs) };
+    moveToEnd(kinds, key, merged, REFUSALS_PER_POD);
+  }
+
+  /** All that are kept, the latest first. */
+  list(): readonly RefusalSummary[] {
+    const all = [...this.#pods.values()].flatMap((kinds) => [...kinds.values()]);
+    return all.sort((a, b) => b.lastMs - a.lastMs);
+  }
+
+  /** Drops a pod that has gone. */
+  forget(uid: PodUid): void {
+    this.#pods.delete(uid);
+  }
+}
+
+/** A Map keeps its order of insertion: the first entry is the one longest unused. */
+function moveToEnd<K, V>(map: Map<K, V>, key: K, value: V, limit: number): void {
+  map.delete(key);
+  map.set(key, value);
+  const first = map.keys().next();
+  if (map.size > limit && first.done !== true) map.delete(first.value);
+}
+
+function summarize(record: ConnectionRecord, podUid: PodUid): RefusalSummary {
+  const atMs = record.startMs + record.durationMs;
+  return {
+    podUid,
+    direction: record.direction,
+    reason: record.reason,
+    text: reasonInfo(record.reason).text,
+    detail: record.detail === undefined ? undefined : wireText(record.detail),
+    source: named(record.srcNamespace, record.srcWorkload) ?? withoutPort(record.srcAddr),
+    destination: record.dstService ?? wireText(record.dstAddr),
+    count: 1,
+    firstMs: atMs,
+    lastMs: atMs,
+  };
+}
+
+function named(namespace: string | undefined, name: string | undefined): string | undefined {
+  return namespace === undefined || name === undefined ? undefined : `${namespace}/${name}`;
+}
+
+/** The client's port differs each time and would make every refusal a kind of its own. */
+function withoutPort(address: string): string {
+  return address.replace(/:\d+$/, '');
+}
