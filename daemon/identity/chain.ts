@@ -1,0 +1,152 @@
+/**
+ * Path validation outside TLS: what a certificate source gave us, and `culvert svid verify`. Signatures are node's
+ * (OpenSSL's) work; the leaf is judged by svid.ts, the same code as in a handshake.
+ */
+import { X509Certificate } from 'node:crypto';
+import { AsnParser } from '@peculiar/asn1-schema';
+import {
+  BasicConstraints,
+  id_ce_basicConstraints,
+  id_ce_keyUsage,
+  id_ce_subjectAltName,
+} from '@peculiar/asn1-x509';
+import type { SpiffeId, TrustDomain } from '../mesh/ids.ts';
+import { KEY_USAGE, indexExtensions, keyUsageBits, octets, parseCertificate } from './extensions.ts';
+import { verifySvid } from './svid.ts';
+import { excerpt } from './text.ts';
+
+export interface ChainOptions {
+  readonly trustDomain: TrustDomain;
+  /** Wall clock, ms since the epoch. */
+  readonly nowMs: number;
+}
+
+export type ChainVerdict =
+  | { readonly ok: true; readonly id: SpiffeId; readonly leaf: X509Certificate }
+  | {
+      readonly ok: false;
+      readonly reason: 'PEER_CERTIFICATE_INVALID' | 'PEER_TRUST_DOMAIN';
+      readonly detail: string;
+    };
+
+/** Certificates from the leaf to the root, both counted. */
+const MAX_DEPTH = 8;
+const MAX_CHAIN = 8;
+const MAX_ROOTS = 64;
+/** Signatures checked for one chain: cross-signed intermediates could otherwise make 8! paths. */
+const MAX_CHECKS = 128;
+const MAX_PEM_BYTES = 1 << 20;
+const PEM_BLOCK = /-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----/g;
+/** Extensions of issuers that are judged here. */
+const JUDGED: ReadonlySet<string> = new Set([id_ce_basicConstraints, id_ce_keyUsage, id_ce_subjectAltName]);
+
+/**
+ * The identity that a chain proves against `rootsPem`, or why it proves none. Never throws.
+ * @param chain PEM, or a list of DER certificates; leaf first, intermediates in any order. At most 8.
+ * @param rootsPem trust anchors, at most 64. Only self-signed ones are anchors, as with OpenSSL's defaults.
+ */
+export function verifyChain(
+  chain: string | readonly Uint8Array[],
+  rootsPem: string,
+  options: ChainOptions,
+): ChainVerdict {
+  try {
+    const [leaf, ...intermediates] = readChain(chain);
+    if (leaf === undefined) return invalid('there is no certificate');
+    const verdict = verifySvid(leaf.raw, options);
+    if (!verdict.ok) return verdict;
+    const roots = readPem(rootsPem, MAX_ROOTS);
+    const search: Search = {
+      intermediates,
+      roots,
+      nowMs: options.nowMs,
+      checksLeft: MAX_CHECKS,
+      wrong: undefined,
+    };
+    if (reachesRoot(leaf, [leaf], search)) return { ok: true, id: verdict.id, leaf };
+    return invalid(search.wrong ?? 'it does not chain to any of the roots');
+  } catch (error) {
+    return invalid(`the chain can not be used: ${excerpt(error)}`);
+  }
+}
+
+/** The certificates in a PEM text. @throws RangeError when there are more than `max`, or a block is no certificate. */
+export function readPem(pem: string, max: number): X509Certificate[] {
+  if (pem.length > MAX_PEM_BYTES) throw new RangeError(`the PEM has more than ${MAX_PEM_BYTES} bytes`);
+  const blocks = pem.match(PEM_BLOCK) ?? [];
+  if (blocks.length > max) throw new RangeError(`there are more than ${max} certificates`);
+  return blocks.map((block) => new X509Certificate(block));
+}
+
+function readChain(chain: string | readonly Uint8Array[]): X509Certificate[] {
+  if (typeof chain === 'string') return readPem(chain, MAX_CHAIN);
+  if (chain.length > MAX_CHAIN) throw new RangeError(`there are more than ${MAX_CHAIN} certificates`);
+  return chain.map((der) => new X509Certificate(der));
+}
+
+interface Search {
+  readonly intermediates: readonly X509Certificate[];
+  readonly roots: readonly X509Certificate[];
+  readonly nowMs: number;
+  checksLeft: number;
+  /** Why the first issuer that fits could not be used. */
+  wrong: string | undefined;
+}
+
+/** Depth-first over at most 8 levels; `path` is leaf first and ends with `subject`. */
+function reachesRoot(subject: X509Certificate, path: readonly X509Certificate[], search: Search): boolean {
+  if (path.length >= MAX_DEPTH) return false;
+  return (
+    search.roots.some((root) => isSelfSigned(root) && issued(root, subject, path, search)) ||
+    search.intermediates.some(
+      (issuer) =>
+        !path.includes(issuer) &&
+        issued(issuer, subject, path, search) &&
+        reachesRoot(issuer, [...path, issuer], search),
+    )
+  );
+}
+
+function isSelfSigned(root: X509Certificate): boolean {
+  return root.checkIssued(root) && root.verify(root.publicKey);
+}
+
+function issued(
+  issuer: X509Certificate,
+  subject: X509Certificate,
+  path: readonly X509Certificate[],
+  search: Search,
+): boolean {
+  if (!subject.checkIssued(issuer) || search.checksLeft-- <= 0) return false;
+  if (!subject.verify(issuer.publicKey)) return false;
+  const wrong = judgeIssuer(issuer, path.length - 1, search);
+  search.wrong ??= wrong === undefined ? undefined : `its issuer ${excerpt(issuer.subject)} ${wrong}`;
+  return wrong === undefined;
+}
+
+/** What stops `issuer` from having signed below `intermediatesBelow` CA certificates, or undefined. */
+function judgeIssuer(
+  issuer: X509Certificate,
+  intermediatesBelow: number,
+  { nowMs, roots }: Search,
+): string | undefined {
+  const tbs = parseCertificate(issuer.raw).tbsCertificate;
+  if (!(tbs.validity.notBefore.getTime().getTime() <= nowMs)) return 'is not valid yet';
+  if (!(nowMs <= tbs.validity.notAfter.getTime().getTime())) return 'has expired';
+  const extensions = indexExtensions(tbs.extensions ?? [], JUDGED);
+  if (typeof extensions === 'string') return `can not be used: ${extensions}`;
+  const basic = extensions.get(id_ce_basicConstraints);
+  const constraints = basic === undefined ? undefined : AsnParser.parse(octets(basic), BasicConstraints);
+  if (constraints?.cA !== true) return 'is no CA certificate';
+  if ((constraints.pathLenConstraint ?? Infinity) < intermediatesBelow)
+    return 'has a path length that is exceeded';
+  const usage = extensions.get(id_ce_keyUsage);
+  // Roots that `openssl req -x509` makes have no key usage; what we are told to trust may lack it, nothing else.
+  const maySign =
+    usage === undefined ? roots.includes(issuer) : (keyUsageBits(usage) & KEY_USAGE.keyCertSign) !== 0;
+  return maySign ? undefined : 'has no key usage keyCertSign';
+}
+
+function invalid(detail: string): ChainVerdict {
+  return { ok: false, reason: 'PEER_CERTIFICATE_INVALID', detail };
+}

@@ -1,0 +1,25 @@
+/** What every CA looks like to certificates.ts: one file a CA in this folder. */
+import type { SpiffeId } from '../../mesh/ids.ts';
+
+/** A fresh certificate with its key. PEM. Not trusted until certificates.ts has checked it. */
+export interface IssuedCertificate {
+  /** Leaf first, then intermediates; no root. */
+  readonly chainPem: string;
+  /** PKCS #8. */
+  readonly keyPem: string;
+  /** All roots that peers of this mesh may chain to. */
+  readonly rootsPem: string;
+}
+
+export interface CertificateSource {
+  /** The value of config `certSource`. */
+  readonly name: string;
+  /**
+   * A certificate for `id` under a fresh key.
+   * @param lifetimeMs asked for, in ms; the CA may give less.
+   * @throws when it can not be had now; certificates.ts tries again. `signal` ends the attempt.
+   */
+  issue(id: SpiffeId, lifetimeMs: number, signal: AbortSignal): Promise<IssuedCertificate>;
+  /** The trust anchors now, PEM. */
+  roots(): Promise<string>;
+}
