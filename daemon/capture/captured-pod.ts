@@ -1,0 +1,279 @@
+/**
+ * One pod as it is in the kernel: its network namespace, our listeners in it, its entries in the maps. The order of
+ * things is CAPTURE.md's: listeners before maps before the namespace's link before capture, and back the other way.
+ */
+import type { Hot } from '../../native/hot/index.ts';
+import { must } from '../../native/hot/index.ts';
+import type { TcpSocket } from '../../native/hot/records.ts';
+import { MeshError } from '../errors.ts';
+import type { Ip, PodUid, Port } from '../mesh/ids.ts';
+import type { Workload } from '../mesh/model.ts';
+import { ROLES } from '../mesh/wiring.ts';
+import type { Role } from '../mesh/wiring.ts';
+import type { Fleet } from './fleet.ts';
+import { ROLE_NAMES } from './fleet.ts';
+import type { Facets } from './machine.ts';
+import { candidatePorts } from './ports.ts';
+import type { KernelState } from './programs.ts';
+
+const BACKLOG = 4_096;
+/** Sockets of one pod that are looked at; more than its connection limit allows is not looked for. */
+const MAX_SOCKETS = 65_536;
+const IFA_F_TENTATIVE = 0x40;
+
+export interface CaptureContext {
+  readonly hot: Hot;
+  readonly kernel: KernelState;
+  readonly fleet: Fleet;
+  readonly ports: { readonly min: number; readonly max: number };
+  readonly maxPending: number;
+  /** Cgroup ids whose sockets are the daemon's own. */
+  readonly isOwnCgroup: (id: bigint) => boolean;
+}
+
+interface Listener {
+  readonly fd: number;
+  readonly port: Port;
+  readonly cookie: bigint;
+  readonly role: Role;
+  readonly worker: number;
+}
+
+export class CapturedPod {
+  readonly uid: PodUid;
+  readonly netnsFd: number;
+  readonly cookie: bigint;
+  readonly cgroupId: bigint;
+  #ips: readonly Ip[] = [];
+  #hasGlobalV6 = false;
+  readonly #context: CaptureContext;
+  readonly #listeners: Listener[] = [];
+  #applied: Facets | undefined;
+  #older = new Set<bigint>();
+
+  /** Opens the pod's listeners and hands them to the workers; nothing is redirected yet. Owns `netnsFd` from here. */
+  constructor(context: CaptureContext, uid: PodUid, netnsFd: number, cgroupId: bigint, workload: Workload) {
+    this.#context = context;
+    this.uid = uid;
+    this.netnsFd = netnsFd;
+    this.cgroupId = cgroupId;
+    this.cookie = BigInt(must(context.hot.netnsCookie(netnsFd), `read the netns cookie of pod ${uid}`, 'NETNS_FAILED'));
+    try {
+      this.#openListeners(workload);
+    } catch (error) {
+      this.#closeListeners();
+      throw error;
+    }
+  }
+
+  get ips(): readonly Ip[] {
+    return this.#ips;
+  }
+
+  get ownPorts(): readonly Port[] {
+    return this.#listeners.map((listener) => listener.port);
+  }
+
+  /** Looks at the namespace's addresses again. @returns whether they changed; false ones leave `ips` empty. */
+  refreshAddresses(): boolean {
+    const found = podAddresses(this.#context.hot, this.netnsFd);
+    const changed = found.length !== this.#ips.length || found.some((ip, i) => ip !== this.#ips[i]);
+    if (!changed) return false;
+    const gone = this.#ips.filter((ip) => !found.includes(ip));
+    for (const ip of gone) this.#forgetAddress(ip);
+    this.#ips = found;
+    this.#hasGlobalV6 = found.some((ip) => ip.includes(':'));
+    this.#applied = undefined;
+    return true;
+  }
+
+  /** Makes the kernel's entries what `facets` asks. Does nothing when they are so already. */
+  apply(facets: Facets, workload: Workload): void {
+    const before = this.#applied;
+    if (before !== undefined && before.hbone === facets.hbone && before.steer === facets.steer && before.capture === facets.capture)
+      return;
+    this.#applied = undefined; // whatever fails below is tried again as a whole
+    if (facets.hbone) this.#steer(facets);
+    if (facets.capture) this.#capture(workload);
+    else this.#release();
+    if (!facets.hbone) this.#unsteer();
+    this.#applied = facets;
+  }
+
+  /** Forgets what was applied: another daemon had the maps meanwhile. */
+  invalidate(): void {
+    this.#applied = undefined;
+  }
+
+  /** Gives a new worker its share of the listeners, from our own copies. */
+  handTo(worker: number): void {
+    const { hot, fleet } = this.#context;
+    for (const listener of this.#listeners) {
+      if (listener.worker !== worker) continue;
+      const copy = must(hot.dupFd(listener.fd), `copy a listener of pod ${this.uid}`, 'SYSTEM_CALL_FAILED');
+      fleet.handOver(worker, this.uid, listener.role, copy, listener.port);
+    }
+  }
+
+  /** Takes everything out of the kernel and closes our sockets; the namespace itself when no worker uses it any more. */
+  async dismantle(reason: 'POD_GONE' | 'POLICY_CHANGED'): Promise<void> {
+    const { hot, kernel, fleet } = this.#context;
+    this.#release();
+    kernel.deletePodCgroup(this.cgroupId);
+    this.#unsteer();
+    this.#closeListeners();
+    await fleet.podGone(this.uid, reason);
+    hot.closeFd(this.netnsFd);
+  }
+
+  // === Older connections ===
+
+  /** Remembers the connections that stand now and are not redirected. @returns how many. */
+  noteOlder(): number {
+    this.#older = new Set(this.#foreignSockets().map((socket) => socket.cookie));
+    return this.#older.size;
+  }
+
+  /** How many of the older connections still stand. */
+  countOlder(): number {
+    if (this.#older.size === 0) return 0;
+    const now = new Set(this.#foreignSockets().map((socket) => socket.cookie));
+    this.#older = new Set([...this.#older].filter((cookie) => now.has(cookie)));
+    return this.#older.size;
+  }
+
+  /** Ends the older connections. @returns how many were ended. @throws MeshError when the kernel can't. */
+  cutOlder(): number {
+    let cut = 0;
+    for (const socket of this.#foreignSockets()) {
+      if (!this.#older.has(socket.cookie)) continue;
+      const result = this.#context.hot.destroySocket(this.netnsFd, socket);
+      if (result === 0) cut += 1;
+      else if (result !== ENOENT)
+        throw new MeshError('SYSTEM_CALL_FAILED', `could not cut an older connection of pod ${this.uid}: errno ${-result}`);
+    }
+    this.#older.clear();
+    return cut;
+  }
+
+  /** Open connections of the pod's own processes with somebody outside the pod. */
+  #foreignSockets(): TcpSocket[] {
+    const listed = this.#context.hot.tcpSockets(this.netnsFd, MAX_SOCKETS);
+    if (typeof listed === 'number') return [];
+    return listed.sockets.filter(
+      (socket) =>
+        socket.state !== 'LISTEN' &&
+        !this.#context.isOwnCgroup(socket.cgroupId) &&
+        !isLoopback(socket.destination) &&
+        socket.source !== socket.destination,
+    );
+  }
+
+  // === Listeners ===
+
+  #openListeners(workload: Workload): void {
+    const { hot, fleet, ports } = this.#context;
+    const range = hot.localPortRange(this.netnsFd);
+    const candidates = candidatePorts({
+      ...ports,
+      ephemeral: typeof range === 'number' ? undefined : range,
+      taken: new Set(workload.containerPorts),
+    });
+    for (let worker = 0; worker < fleet.count; worker++)
+      for (const role of ROLE_NAMES) this.#listeners.push(this.#openListener(candidates, role, worker));
+    for (const index of fleet.indexes) this.handTo(index);
+  }
+
+  #openListener(candidates: Generator<Port>, role: Role, worker: number): Listener {
+    const { hot } = this.#context;
+    for (const port of candidates) {
+      let fd = hot.listen(this.netnsFd, 6, port, BACKLOG, 0);
+      if (fd === EAFNOSUPPORT) fd = hot.listen(this.netnsFd, 4, port, BACKLOG, 0);
+      if (fd === EADDRINUSE) continue;
+      must(fd, `open a listener on port ${port} of pod ${this.uid}`, 'NETNS_FAILED');
+      const cookie = BigInt(must(hot.socketCookie(fd), 'read a socket cookie'));
+      return { fd, port, cookie, role, worker };
+    }
+    throw new MeshError(
+      'NETNS_FAILED',
+      `no free port for a listener in pod ${this.uid} from ${this.#context.ports.min} to ${this.#context.ports.max}: widen --listener-port-min/max`,
+    );
+  }
+
+  #closeListeners(): void {
+    for (const listener of this.#listeners) this.#context.hot.closeFd(listener.fd);
+    this.#listeners.length = 0;
+  }
+
+  // === Kernel entries ===
+
+  #steer(facets: Facets): void {
+    const { kernel } = this.#context;
+    for (const ip of this.#ips) {
+      for (const { role, worker, fd } of this.#listeners)
+        if (role !== 'outbound') kernel.setListener(ip, ROLES[role], worker, fd);
+      kernel.setLocalPod(ip, { cookie: this.cookie, leaving: !facets.steer });
+    }
+    kernel.attachNetns(this.uid, this.netnsFd);
+  }
+
+  #unsteer(): void {
+    this.#context.kernel.detachNetns(this.uid);
+    for (const ip of this.#ips) this.#forgetAddress(ip);
+  }
+
+  #forgetAddress(ip: Ip): void {
+    const { kernel } = this.#context;
+    for (const { role, worker, cookie } of this.#listeners)
+      if (role !== 'outbound') kernel.deleteListener(ip, ROLES[role], worker, cookie);
+    kernel.deleteLocalPod(ip, this.cookie);
+  }
+
+  #capture(workload: Workload): void {
+    const { kernel, fleet, maxPending } = this.#context;
+    const ports = new Array<number>(fleet.count).fill(0);
+    for (const listener of this.#listeners) if (listener.role === 'outbound') ports[listener.worker] = listener.port;
+    kernel.setExclusions(this.cookie, workload.excludeOutboundCidrs);
+    kernel.setPod(this.cookie, {
+      capture: true,
+      noGlobalV6: !this.#hasGlobalV6,
+      allowNested: workload.allowNestedNetns,
+      ports,
+      maxPending,
+    });
+    kernel.setPodCgroup(this.cgroupId, {
+      state: 'enrolled',
+      netnsCookie: this.cookie,
+      allowNested: workload.allowNestedNetns,
+    });
+  }
+
+  #release(): void {
+    const { kernel } = this.#context;
+    kernel.deletePod(this.cookie);
+    kernel.deletePodCgroup(this.cgroupId);
+    kernel.setExclusions(this.cookie, []);
+  }
+}
+
+const EADDRINUSE = -98;
+const EAFNOSUPPORT = -97;
+const ENOENT = -2;
+
+/** The pod's own global addresses: what lo has, and tentative ones, are not it. */
+export function podAddresses(hot: Hot, netnsFd: number): Ip[] {
+  const listed = hot.addresses(netnsFd);
+  if (typeof listed === 'number') return [];
+  return listed
+    .filter(
+      (address) =>
+        address.scope === 'global' && address.ifname !== 'lo' && (address.flags & IFA_F_TENTATIVE) === 0,
+    )
+    .map((address) => address.ip)
+    .sort();
+}
+
+function isLoopback(ip: Ip): boolean {
+  return ip.startsWith('127.') || ip === '::1';
+}
+
