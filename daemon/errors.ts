@@ -41,6 +41,11 @@ export const REASONS = {
     level: 'info',
     text: 'the Service has no pod endpoints of this cluster: passed in the clear as dialled',
   },
+  PASSTHROUGH_KUBE_PROXY: {
+    flag: '-',
+    level: 'info',
+    text: 'an external, load balancer or node address of a Service: left to kube-proxy, in the clear',
+  },
   SELF: {
     flag: '-',
     level: 'info',

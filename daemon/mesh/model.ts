@@ -27,6 +27,8 @@ export interface Workload {
   readonly otherMesh: string | undefined;
   /** RuntimeClass with a network stack of its own (gVisor, Kata), or undefined. */
   readonly foreignRuntime: string | undefined;
+  /** Multus networks besides the cluster's (annotation `k8s.v1.cni.cncf.io/networks`), or undefined. */
+  readonly secondaryNetworks?: string | undefined;
   readonly os: 'linux' | 'windows';
   /** Declared containerPorts: our listeners never take one of these. */
   readonly containerPorts: readonly Port[];
