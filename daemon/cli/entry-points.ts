@@ -1,0 +1,17 @@
+/** The only places where the command line reaches into the daemon; each loads its part when it is called. */
+import type { EntryPoints } from './io.ts';
+
+export const entryPoints: EntryPoints = {
+  async startDaemon(config) {
+    const { startDaemon } = await import('../main.ts');
+    await startDaemon(config);
+  },
+  async preflight(config) {
+    const { preflight } = await import('../capture/preflight.ts');
+    return await preflight(config);
+  },
+  async cleanupNode(options) {
+    const { cleanupNode } = await import('../capture/cleanup.ts');
+    return await cleanupNode(options);
+  },
+};

@@ -1,0 +1,50 @@
+/** What a command may touch of the world; tests give their own. */
+import type { Config } from '../config.ts';
+
+/** One result of `culvert check`. */
+export interface Finding {
+  readonly id: string;
+  readonly ok: boolean | 'warn';
+  readonly what: string;
+  readonly detail: string;
+  /** What to do; '' when there is nothing to do. */
+  readonly fix: string;
+}
+
+export type CleanupOptions = Pick<Config, 'nodeName' | 'bpffs'>;
+
+export interface CleanupResult {
+  readonly removed: readonly string[];
+  /** What could not be removed, each with the reason. */
+  readonly left: readonly string[];
+}
+
+/** The parts of the daemon that a command starts. Loaded when called: other commands stay light. */
+export interface EntryPoints {
+  /** Resolves when the daemon has stopped. */
+  startDaemon(config: Config): Promise<void>;
+  preflight(config: Config): Promise<readonly Finding[]>;
+  cleanupNode(options: CleanupOptions): Promise<CleanupResult>;
+}
+
+export interface Io {
+  readonly out: (text: string) => void;
+  readonly err: (text: string) => void;
+  readonly env: Readonly<Record<string, string | undefined>>;
+  /** Whether `out` is a terminal that wants colours. */
+  readonly colour: boolean;
+  /** Milliseconds since the epoch. */
+  readonly now: () => number;
+  readonly sleep: (ms: number) => Promise<void>;
+  readonly version: string;
+  readonly entryPoints: EntryPoints;
+}
+
+/** What a command ends with: 0 well, 1 a problem was found, 2 wrong usage or no daemon. */
+export type ExitCode = 0 | 1 | 2;
+
+/** How a command hands its exit code over. */
+export interface Context {
+  readonly io: Io;
+  readonly finish: (code: ExitCode) => void;
+}
