@@ -19,3 +19,20 @@ export const systemClock: Clock = {
     return () => clearTimeout(timer);
   },
 };
+
+/** `answer`, or a failure and an abort of `flight` after `limitMs`, also of a callee that ignores its signal. */
+export function bounded<T>(
+  answer: Promise<T>,
+  clock: Clock,
+  limitMs: number,
+  flight: AbortController,
+): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const cancel = clock.after(limitMs, () => {
+      const error = new Error(`no answer within ${limitMs} ms`);
+      flight.abort(error);
+      reject(error);
+    });
+    answer.finally(cancel).then(resolve, reject);
+  });
+}

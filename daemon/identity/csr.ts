@@ -41,7 +41,7 @@ export async function makeKeyPair(): Promise<KeyPair> {
 
 /** PKCS #8 PEM of a private key. */
 export function keyPem(key: KeyObject): string {
-  return key.export({ type: 'pkcs8', format: 'pem' }).toString();
+  return key.export({ type: 'pkcs8', format: 'pem' });
 }
 
 /** The request (DER) for `id`, signed by its key. */

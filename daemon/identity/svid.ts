@@ -9,6 +9,7 @@ import {
   BasicConstraints,
   ExtendedKeyUsage,
   SubjectAlternativeName,
+  Version,
   id_ce_basicConstraints,
   id_ce_extKeyUsage,
   id_ce_keyUsage,
@@ -38,7 +39,6 @@ export interface SvidOptions {
 
 /** Far above any honest leaf: a 2,048-byte ID, an RSA-4096 key and signature, and room. */
 const MAX_LEAF_BYTES = 16_384;
-const X509_V3 = 2;
 const SEQUENCE_TAG = 0x30;
 /** [6] IMPLICIT IA5String: GeneralName's uniformResourceIdentifier. */
 const URI_TAG = 0x86;
@@ -111,7 +111,7 @@ function judgeLeaf(leafDer: Uint8Array, trustDomain: TrustDomain): Judged | Svid
 }
 
 function judge(tbs: TBSCertificate, trustDomain: TrustDomain): Judged | SvidRefusal {
-  if (Number(tbs.version) !== X509_V3) return invalid('it is not an X.509 v3 certificate');
+  if (tbs.version !== Version.v3) return invalid('it is not an X.509 v3 certificate');
   const extensions = indexExtensions(tbs.extensions ?? [], JUDGED);
   if (typeof extensions === 'string') return invalid(extensions);
   const wrong = judgeUsage(extensions);
