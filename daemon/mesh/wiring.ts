@@ -177,5 +177,4 @@ export interface WorkerGauges {
 export interface WorkerStart {
   readonly index: number;
   readonly settings: MeshSettings;
-  readonly config: Readonly<Record<string, unknown>>;
 }

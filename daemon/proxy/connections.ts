@@ -48,6 +48,9 @@ export class Connections {
   readonly #onClosed: (record: ConnectionRecord) => void;
   readonly #prefix: string;
   #next = 0;
+  /** Opened since the last `takeOpened`, and between that and the one before. */
+  #fresh = new Set<TrackedConnection>();
+  #aging = new Set<TrackedConnection>();
 
   /** `prefix` makes connection ids unique over the workers of a node. */
   constructor(
@@ -66,7 +69,11 @@ export class Connections {
   }
 
   /** Registers a connection, also one over the limits: it gets its record too. `overLimit` says so. */
-  open(podUid: PodUid, direction: Direction, srcAddr: string): { connection: Connection; overLimit: boolean } {
+  open(
+    podUid: PodUid,
+    direction: Direction,
+    srcAddr: string,
+  ): { connection: Connection; overLimit: boolean } {
     const ofPod = this.#perPod.get(podUid) ?? 0;
     const overLimit = ofPod >= this.#limits.perPod || this.#open.size >= this.#limits.total;
     this.#perPod.set(podUid, ofPod + 1);
@@ -80,6 +87,7 @@ export class Connections {
       this.#onClosed,
     );
     this.#open.add(connection);
+    this.#fresh.add(connection);
     this.#onOpen();
     return { connection, overLimit };
   }
@@ -105,8 +113,21 @@ export class Connections {
     return found;
   }
 
+  /** Connections that have outlived a whole batch, each once: metrics count them as opened before they close. */
+  takeOpened(): OpenConnection[] {
+    const lasting = [...this.#aging];
+    this.#aging = this.#fresh;
+    this.#fresh = new Set();
+    return lasting.map((connection) => {
+      connection.reportedOpen = true;
+      return connection.snapshot();
+    });
+  }
+
   #remove(connection: TrackedConnection): void {
     this.#open.delete(connection);
+    this.#fresh.delete(connection);
+    this.#aging.delete(connection);
     const left = (this.#perPod.get(connection.podUid) ?? 1) - 1;
     if (left > 0) this.#perPod.set(connection.podUid, left);
     else this.#perPod.delete(connection.podUid);
@@ -118,6 +139,7 @@ class TrackedConnection implements Connection {
   readonly direction: Direction;
   readonly facts: ConnectionFacts;
   counters: { readonly bytesSent: number; readonly bytesReceived: number } = NO_BYTES;
+  reportedOpen = false;
   cut: (reason: Reason, detail?: string) => void = (reason, detail) => this.close(reason, detail);
   readonly #id: string;
   readonly #startMs = Date.now();
@@ -163,6 +185,7 @@ class TrackedConnection implements Connection {
       durationMs: Math.round((performance.now() - this.#startTick) * 1_000) / 1_000,
       reason,
       detail,
+      reportedOpen: this.reportedOpen,
     });
   }
 

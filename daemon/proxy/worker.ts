@@ -116,11 +116,18 @@ class Worker {
       case 'certificate-failed':
         this.#identities.fail(message.id, message.reason);
         break;
+      case 'certificate-released':
+        this.#identities.remove(message.id);
+        break;
       case 'drain':
         void this.#drain(message.deadlineMs);
         break;
       case 'list-connections':
-        this.#toMain({ type: 'connections', request: message.request, list: this.#plane.connections.list(LIST_MAX) });
+        this.#toMain({
+          type: 'connections',
+          request: message.request,
+          list: this.#plane.connections.list(LIST_MAX),
+        });
         return;
     }
     this.#plane.holding.wake();
@@ -166,14 +173,19 @@ class Worker {
 
   #record(record: ConnectionRecord): void {
     this.#closed.push(record);
-    if (this.#closed.length >= BATCH_RECORDS) this.#flush();
+    if (this.#closed.length >= BATCH_RECORDS) this.#sendClosed();
   }
 
   #flush(): void {
-    if (this.#opened > 0) {
-      this.#toMain({ type: 'opened', count: this.#opened });
+    const connections = this.#plane.connections.takeOpened();
+    if (this.#opened > 0 || connections.length > 0) {
+      this.#toMain({ type: 'opened', count: this.#opened, connections });
       this.#opened = 0;
     }
+    this.#sendClosed();
+  }
+
+  #sendClosed(): void {
     if (this.#closed.length === 0) return;
     this.#toMain({ type: 'closed', records: this.#closed });
     this.#closed = [];
