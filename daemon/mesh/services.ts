@@ -1,0 +1,195 @@
+/**
+ * From a Service's address to the endpoints that a connection may go to, as kube-proxy would choose
+ * (DESIGN.md section 9; kubernetes pkg/proxy/topology.go). Decides nothing about the mesh: see route.ts.
+ */
+import type { Ip, Port } from './ids.ts';
+import { isIpv6 } from './ids.ts';
+import type { Endpoint, Service, ServicePort, Workload } from './model.ts';
+import type { MeshState } from './state.ts';
+
+/** Who asks, and where it runs. */
+export interface ResolveContext {
+  readonly family: 'IPv4' | 'IPv6';
+  readonly sourceNode: string;
+  readonly sourceZone: string | undefined;
+  /** The client's address: the key of session affinity. */
+  readonly sourceIp: Ip | undefined;
+  /** From 0 up to 1, as Math.random. */
+  readonly random: () => number;
+}
+
+/** An endpoint that the Service would send this connection to. */
+export type Candidate =
+  /** A pod with an address of its own. */
+  | { readonly kind: 'pod'; readonly ip: Ip; readonly port: Port; readonly workload: Workload }
+  /** A node, or a pod in a node's network. */
+  | { readonly kind: 'host'; readonly ip: Ip; readonly port: Port; readonly workload: Workload | undefined }
+  /** Outside the cluster. */
+  | { readonly kind: 'outside'; readonly ip: Ip; readonly port: Port }
+  /** A pod, says the slice or the address, that is not known (yet). */
+  | { readonly kind: 'unknown'; readonly ip: Ip; readonly port: Port };
+
+export type Resolution =
+  /** At least one is a pod, known or not. In the order in which to try them; made as they are asked for, once. */
+  | { readonly kind: 'endpoints'; readonly candidates: Iterable<Candidate> }
+  /** None is a pod with an address of its own: what the app dialled is left as it is. */
+  | { readonly kind: 'unmanaged'; readonly rule: string; readonly candidates: readonly Candidate[] }
+  | { readonly kind: 'none'; readonly reason: 'NO_ENDPOINTS' | 'NO_SERVICE_PORT'; readonly detail: string };
+
+interface Target {
+  readonly endpoint: Endpoint;
+  readonly port: Port;
+}
+
+/** The order in which to try the endpoints of `service` for its port `port`. */
+export function resolve(state: MeshState, service: Service, port: Port, context: ResolveContext): Resolution {
+  const name = `${service.namespace}/${service.name}`;
+  if (service.type === 'ExternalName')
+    return { kind: 'unmanaged', rule: `Service ${name} is an ExternalName`, candidates: [] };
+  const servicePort = service.ports.find((candidate) => candidate.port === port);
+  if (servicePort === undefined)
+    return { kind: 'none', reason: 'NO_SERVICE_PORT', detail: `Service ${name} has no TCP port ${port}` };
+
+  const targets = targetsOf(state, service, servicePort, context);
+  if (targets.length === 0 && !service.hasSelector)
+    return { kind: 'unmanaged', rule: `Service ${name} has no selector and no endpoint`, candidates: [] };
+  const usable = usableTargets(service, targets, context);
+  if (usable.length === 0)
+    return { kind: 'none', reason: 'NO_ENDPOINTS', detail: whyNone(name, service, targets) };
+
+  const order = inOrder(service, usable, context);
+  // In most Services the first endpoint is a pod: only the few that are not look at all of them.
+  if (order.some((target) => isPod(classify(state, target))))
+    return { kind: 'endpoints', candidates: classified(state, order) };
+  const candidates = [...classified(state, order)];
+  if (candidates.length === 0)
+    return {
+      kind: 'none',
+      reason: 'NO_ENDPOINTS',
+      detail: `the endpoints of Service ${name} are pods that ended`,
+    };
+  const rule = `the endpoints of Service ${name} are nodes or outside the cluster`;
+  return { kind: 'unmanaged', rule, candidates };
+}
+
+function isPod(candidate: Candidate | undefined): boolean {
+  return candidate?.kind === 'pod' || candidate?.kind === 'unknown';
+}
+
+function* classified(state: MeshState, targets: readonly Target[]): Generator<Candidate> {
+  for (const target of targets) {
+    const candidate = classify(state, target);
+    if (candidate !== undefined) yield candidate;
+  }
+}
+
+/** All endpoints that serve this port in this family; the target port of a name may differ from slice to slice. */
+function targetsOf(
+  state: MeshState,
+  service: Service,
+  servicePort: ServicePort,
+  context: ResolveContext,
+): Target[] {
+  const targets = new Map<string, Target>();
+  for (const slice of state.slicesOf(service)) {
+    if (slice.family !== context.family || !Object.hasOwn(slice.ports, servicePort.name)) continue;
+    const port = slice.ports[servicePort.name];
+    if (port === undefined) continue;
+    for (const endpoint of slice.endpoints) {
+      if (isIpv6(endpoint.ip) !== (context.family === 'IPv6')) continue;
+      // One endpoint may be in two slices while the controller moves it: the ready one counts.
+      const key = `${endpoint.ip} ${port}`;
+      if (targets.get(key)?.endpoint.ready !== true) targets.set(key, { endpoint, port });
+    }
+  }
+  return [...targets.values()];
+}
+
+/** Ready ones; when there is none, those that are shutting down but still serve. */
+function usableTargets(service: Service, all: readonly Target[], context: ResolveContext): readonly Target[] {
+  const allowed =
+    service.internalTrafficPolicy === 'Local'
+      ? all.filter(({ endpoint }) => endpoint.node === context.sourceNode)
+      : all;
+  if (service.publishNotReadyAddresses) return nearest(service, allowed, context);
+  const ready = allowed.filter(({ endpoint }) => endpoint.ready);
+  if (ready.length > 0) return nearest(service, ready, context);
+  return allowed.filter(({ endpoint }) => endpoint.serving && endpoint.terminating);
+}
+
+/** trafficDistribution: the same node, then the same zone, then anywhere. A preference, never a refusal. */
+function nearest(service: Service, targets: readonly Target[], context: ResolveContext): readonly Target[] {
+  if (service.trafficDistribution === undefined) return targets;
+  const zone = context.sourceZone;
+  const onNode =
+    service.trafficDistribution === 'PreferSameNode'
+      ? targets.filter(({ endpoint }) => endpoint.node === context.sourceNode)
+      : [];
+  if (onNode.length > 0) return onNode;
+  const inZone = zone === undefined ? [] : targets.filter(({ endpoint }) => endpoint.zone === zone);
+  return inZone.length > 0 ? inZone : targets;
+}
+
+/**
+ * Random order; with session affinity the order of a rendezvous hash of client and endpoint. That needs no table
+ * and is the same in every worker and after a restart: a client moves only when its endpoint goes or a better one
+ * comes. The affinity's timeout has no meaning then: the affinity never ends.
+ */
+function inOrder(service: Service, targets: readonly Target[], context: ResolveContext): Target[] {
+  if (service.sessionAffinity === 'ClientIP' && context.sourceIp !== undefined) {
+    const client = context.sourceIp;
+    return targets
+      .map((target) => ({ target, weight: hash(`${client}|${target.endpoint.ip}|${target.port}`) }))
+      .sort((a, b) => b.weight - a.weight || (a.target.endpoint.ip < b.target.endpoint.ip ? -1 : 1))
+      .map(({ target }) => target);
+  }
+  return shuffled(targets, context.random);
+}
+
+/** How many endpoints are put in random order: a connection tries a few, never a thousand. */
+const SHUFFLED = 16;
+
+/** A fair choice of up to 16 to begin with; the others follow as they come. */
+function shuffled(targets: readonly Target[], random: () => number): Target[] {
+  const order = [...targets];
+  for (let i = 0; i < Math.min(SHUFFLED, order.length - 1); i++) {
+    const j = i + Math.min(order.length - 1 - i, Math.floor(random() * (order.length - i)));
+    const [a, b] = [order[i], order[j]];
+    if (a === undefined || b === undefined) continue;
+    order[i] = b;
+    order[j] = a;
+  }
+  return order;
+}
+
+/** What an endpoint is, or undefined when the slice is behind: its pod has ended, or has that address no more. */
+function classify(state: MeshState, { endpoint, port }: Target): Candidate | undefined {
+  const { ip, podUid } = endpoint;
+  const named = podUid === undefined ? undefined : state.workload(podUid);
+  if (named?.hostNetwork === true) return { kind: 'host', ip, port, workload: named };
+  const owner = state.workloadByIp(ip);
+  if (owner !== undefined)
+    return podUid === undefined || podUid === owner.uid
+      ? { kind: 'pod', ip, port, workload: owner }
+      : undefined;
+  if (named !== undefined) return undefined;
+  if (podUid !== undefined) return { kind: 'unknown', ip, port };
+  if (state.isHostAddress(ip)) return { kind: 'host', ip, port, workload: undefined };
+  return state.isInMeshRanges(ip) ? { kind: 'unknown', ip, port } : { kind: 'outside', ip, port };
+}
+
+function whyNone(name: string, service: Service, targets: readonly Target[]): string {
+  if (targets.length === 0) return `Service ${name} has no endpoint`;
+  const local =
+    service.internalTrafficPolicy === 'Local' ? ' on this node (internalTrafficPolicy Local)' : '';
+  return `none of the ${targets.length} endpoints of Service ${name} is ready${local}`;
+}
+
+/** FNV-1a with murmur3's finaliser: even over addresses that differ in one digit. */
+function hash(text: string): number {
+  let h = 0x811c9dc5;
+  for (let i = 0; i < text.length; i++) h = Math.imul(h ^ text.charCodeAt(i), 0x01000193);
+  h = Math.imul(h ^ (h >>> 16), 0x85ebca6b);
+  h = Math.imul(h ^ (h >>> 13), 0xc2b2ae35);
+  return (h ^ (h >>> 16)) >>> 0;
+}

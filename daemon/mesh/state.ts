@@ -1,0 +1,293 @@
+/**
+ * The cluster as one thread knows it: what the deltas said, indexed for the questions that decisions ask. Every
+ * thread holds its own copy and feeds it the same deltas. Apart from `wasEnrolled` the answers depend only on the
+ * present objects, never on the order in which they came.
+ */
+import type { Ip, PodUid, Port } from './ids.ts';
+import type {
+  Delta,
+  EndpointSlice,
+  MeshSettings,
+  NamespaceInfo,
+  NodeInfo,
+  PublishedState,
+  Service,
+  Workload,
+} from './model.ts';
+import { RangeSet } from './ranges.ts';
+
+export class MeshState {
+  readonly settings: MeshSettings;
+  readonly #namespaces = new Map<string, NamespaceInfo>();
+  readonly #nodes = new Map<string, NodeInfo>();
+  readonly #workloads = new Map<PodUid, Workload>();
+  readonly #services = new Map<string, Service>();
+  readonly #slices = new Map<string, EndpointSlice>();
+  readonly #published = new Map<PodUid, PublishedState>();
+
+  readonly #uidsByIp = new Index<Ip, PodUid>();
+  readonly #uidsByNamespace = new Index<string, PodUid>();
+  /** Addresses of nodes and of hostNetwork pods → who has them. */
+  readonly #hostAddresses = new Index<Ip, string>();
+  readonly #servicesByClusterIp = new Index<Ip, string>();
+  readonly #servicesByExternalIp = new Index<Ip, string>();
+  readonly #servicesByNodePort = new Index<Port, string>();
+  readonly #slicesByService = new Index<string, string>();
+  readonly #ranges = new RangeSet();
+  readonly #onceEnrolled = new Set<PodUid>();
+
+  constructor(settings: MeshSettings) {
+    this.settings = settings;
+    for (const cidr of settings.meshCidrs) this.#ranges.add(cidr);
+  }
+
+  /** Takes changes in, in order. */
+  apply(deltas: readonly Delta[]): void {
+    for (const delta of deltas) this.#applyOne(delta);
+  }
+
+  /**
+   * Deltas that bring an empty state to this one, `wasEnrolled` included (a pod once enrolled is told as enrolled
+   * first, then as what it is now): for a thread that starts late.
+   */
+  snapshot(): Delta[] {
+    const deltas: Delta[] = [];
+    for (const [key, value] of this.#namespaces) deltas.push({ kind: 'namespace', key, value });
+    for (const [key, value] of this.#nodes) deltas.push({ kind: 'node', key, value });
+    for (const [key, value] of this.#workloads) deltas.push({ kind: 'workload', key, value });
+    for (const [key, value] of this.#services) deltas.push({ kind: 'service', key, value });
+    for (const [key, value] of this.#slices) deltas.push({ kind: 'slice', key, value });
+    for (const key of this.#onceEnrolled) {
+      deltas.push({ kind: 'published', key, value: { uid: key, state: 'enrolled', sinceMs: 0 } });
+      if (!this.#published.has(key)) deltas.push({ kind: 'published', key, value: undefined });
+    }
+    for (const [key, value] of this.#published) deltas.push({ kind: 'published', key, value });
+    return deltas;
+  }
+
+  namespace(name: string): NamespaceInfo | undefined {
+    return this.#namespaces.get(name);
+  }
+
+  node(name: string): NodeInfo | undefined {
+    return this.#nodes.get(name);
+  }
+
+  workload(uid: PodUid): Workload | undefined {
+    return this.#workloads.get(uid);
+  }
+
+  workloads(): Iterable<Workload> {
+    return this.#workloads.values();
+  }
+
+  /**
+   * The pod that has this address now. Addresses are reused: finished and hostNetwork pods have none of their own,
+   * a pod that is not being deleted goes before one that is, the newest goes first.
+   */
+  workloadByIp(ip: Ip): Workload | undefined {
+    let owner: Workload | undefined;
+    for (const uid of this.#uidsByIp.get(ip)) {
+      const workload = this.#workloads.get(uid);
+      if (workload !== undefined && ownsItsIps(workload) && goesBefore(workload, owner)) owner = workload;
+    }
+    return owner;
+  }
+
+  /** Whether a node, or a pod in a node's network, has this address. */
+  isHostAddress(ip: Ip): boolean {
+    return this.#hostAddresses.has(ip);
+  }
+
+  /** Whether the address is of the mesh's pod ranges: `meshCidrs` and all nodes' podCIDRs. */
+  isInMeshRanges(ip: Ip): boolean {
+    return this.#ranges.has(ip);
+  }
+
+  service(namespace: string, name: string): Service | undefined {
+    return this.#services.get(`${namespace}/${name}`);
+  }
+
+  services(): Iterable<Service> {
+    return this.#services.values();
+  }
+
+  serviceByClusterIp(ip: Ip): Service | undefined {
+    return this.#firstService(this.#servicesByClusterIp.get(ip));
+  }
+
+  /** The Service of which this is an external IP or a load balancer's address. */
+  serviceByExternalIp(ip: Ip): Service | undefined {
+    return this.#firstService(this.#servicesByExternalIp.get(ip));
+  }
+
+  serviceByNodePort(port: Port): Service | undefined {
+    return this.#firstService(this.#servicesByNodePort.get(port));
+  }
+
+  /** All slices of a Service, both families, in a fixed order. */
+  slicesOf(service: Service): EndpointSlice[] {
+    const keys = [...this.#slicesByService.get(`${service.namespace}/${service.name}`)].sort();
+    return keys.flatMap((key) => this.#slices.get(key) ?? []);
+  }
+
+  /** What the pod's own daemon said of it last. */
+  published(uid: PodUid): PublishedState | undefined {
+    return this.#published.get(uid);
+  }
+
+  /** Whether the pod belongs to the mesh by label: its own label wins over its namespace's. */
+  isLabelled(workload: Workload): boolean {
+    const label = workload.meshLabel ?? this.#namespaces.get(workload.namespace)?.meshLabel;
+    return label === 'enabled';
+  }
+
+  /** Whether the pod's daemon says that it takes tunnels and makes the whole promise. */
+  isEnrolled(uid: PodUid): boolean {
+    return this.#published.get(uid)?.state === 'enrolled';
+  }
+
+  /** Whether this thread has once seen the pod enrolled and its label has stood ever since. */
+  wasEnrolled(uid: PodUid): boolean {
+    return this.#onceEnrolled.has(uid);
+  }
+
+  #applyOne(delta: Delta): void {
+    switch (delta.kind) {
+      case 'namespace':
+        this.#setNamespace(delta.key, delta.value);
+        break;
+      case 'node':
+        this.#setNode(delta.key, delta.value);
+        break;
+      case 'workload':
+        this.#setWorkload(delta.key, delta.value);
+        break;
+      case 'service':
+        this.#setService(delta.key, delta.value);
+        break;
+      case 'slice':
+        this.#setSlice(delta.key, delta.value);
+        break;
+      case 'published':
+        this.#setPublished(delta.key, delta.value);
+        break;
+    }
+  }
+
+  #setNamespace(name: string, value: NamespaceInfo | undefined): void {
+    const before = this.#namespaces.get(name)?.meshLabel;
+    put(this.#namespaces, name, value);
+    if (before === value?.meshLabel) return;
+    for (const uid of this.#uidsByNamespace.get(name)) this.#remember(uid);
+  }
+
+  #setNode(name: string, value: NodeInfo | undefined): void {
+    const old = put(this.#nodes, name, value);
+    const who = `node/${name}`;
+    for (const cidr of old?.podCidrs ?? []) this.#ranges.delete(cidr);
+    for (const ip of old?.addresses ?? []) this.#hostAddresses.delete(ip, who);
+    for (const cidr of value?.podCidrs ?? []) this.#ranges.add(cidr);
+    for (const ip of value?.addresses ?? []) this.#hostAddresses.add(ip, who);
+  }
+
+  #setWorkload(uid: PodUid, value: Workload | undefined): void {
+    const old = put(this.#workloads, uid, value);
+    if (old !== undefined) {
+      this.#uidsByNamespace.delete(old.namespace, uid);
+      for (const ip of old.ips) this.#uidsByIp.delete(ip, uid);
+      for (const ip of hostIps(old)) this.#hostAddresses.delete(ip, `pod/${uid}`);
+    }
+    if (value !== undefined) {
+      this.#uidsByNamespace.add(value.namespace, uid);
+      for (const ip of value.ips) this.#uidsByIp.add(ip, uid);
+      for (const ip of hostIps(value)) this.#hostAddresses.add(ip, `pod/${uid}`);
+    }
+    this.#remember(uid);
+  }
+
+  #setService(key: string, value: Service | undefined): void {
+    const old = put(this.#services, key, value);
+    for (const ip of old?.clusterIps ?? []) this.#servicesByClusterIp.delete(ip, key);
+    for (const ip of old?.externalIps ?? []) this.#servicesByExternalIp.delete(ip, key);
+    for (const { nodePort } of old?.ports ?? [])
+      if (nodePort !== undefined) this.#servicesByNodePort.delete(nodePort, key);
+    for (const ip of value?.clusterIps ?? []) this.#servicesByClusterIp.add(ip, key);
+    for (const ip of value?.externalIps ?? []) this.#servicesByExternalIp.add(ip, key);
+    for (const { nodePort } of value?.ports ?? [])
+      if (nodePort !== undefined) this.#servicesByNodePort.add(nodePort, key);
+  }
+
+  #setSlice(key: string, value: EndpointSlice | undefined): void {
+    const old = put(this.#slices, key, value);
+    if (old !== undefined) this.#slicesByService.delete(`${old.namespace}/${old.serviceName}`, key);
+    if (value !== undefined) this.#slicesByService.add(`${value.namespace}/${value.serviceName}`, key);
+  }
+
+  /** A value that speaks of another UID is none: templates can carry the annotation (DESIGN.md 3a). */
+  #setPublished(uid: PodUid, value: PublishedState | undefined): void {
+    put(this.#published, uid, value?.uid === uid ? value : undefined);
+    this.#remember(uid);
+  }
+
+  #remember(uid: PodUid): void {
+    const workload = this.#workloads.get(uid);
+    if (workload === undefined || !this.isLabelled(workload)) this.#onceEnrolled.delete(uid);
+    else if (this.isEnrolled(uid)) this.#onceEnrolled.add(uid);
+  }
+
+  /** Two Services with one address exist only while one replaces the other, or by mistake: the first by name. */
+  #firstService(keys: ReadonlySet<string>): Service | undefined {
+    let first: string | undefined;
+    for (const key of keys) if (first === undefined || key < first) first = key;
+    return first === undefined ? undefined : this.#services.get(first);
+  }
+}
+
+function ownsItsIps(workload: Workload): boolean {
+  return !workload.hostNetwork && workload.phase !== 'Succeeded' && workload.phase !== 'Failed';
+}
+
+function hostIps(workload: Workload): readonly Ip[] {
+  return workload.hostNetwork ? workload.ips : [];
+}
+
+function goesBefore(a: Workload, b: Workload | undefined): boolean {
+  if (b === undefined) return true;
+  if (a.terminating !== b.terminating) return b.terminating;
+  return a.createdMs === b.createdMs ? a.uid > b.uid : a.createdMs > b.createdMs;
+}
+
+/** Sets or deletes, and gives what was there. */
+function put<K, V>(map: Map<K, V>, key: K, value: V | undefined): V | undefined {
+  const old = map.get(key);
+  if (value === undefined) map.delete(key);
+  else map.set(key, value);
+  return old;
+}
+
+const NOTHING: ReadonlySet<never> = new Set<never>();
+
+/** Key → the names that have it. Empty sets are not kept. */
+class Index<K, N> {
+  readonly #sets = new Map<K, Set<N>>();
+
+  get(key: K): ReadonlySet<N> {
+    return this.#sets.get(key) ?? NOTHING;
+  }
+
+  has(key: K): boolean {
+    return this.#sets.has(key);
+  }
+
+  add(key: K, name: N): void {
+    const set = this.#sets.get(key);
+    if (set === undefined) this.#sets.set(key, new Set([name]));
+    else set.add(name);
+  }
+
+  delete(key: K, name: N): void {
+    const set = this.#sets.get(key);
+    if (set?.delete(name) === true && set.size === 0) this.#sets.delete(key);
+  }
+}
