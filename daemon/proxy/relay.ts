@@ -1,0 +1,196 @@
+/**
+ * Two ends and the bytes between them: counters, half-close each way, a close reason, and nothing that looks at the
+ * bytes. This is the seam at which a native relay may take over (DESIGN.md section 8).
+ */
+import { Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
+import { constants } from 'node:http2';
+import type { Http2Stream } from 'node:http2';
+import type { Reason } from '../errors.ts';
+import { writeInTurn } from './cork.ts';
+import { isTunnelLost } from './hbone/session.ts';
+import type { Relay, RelayResult } from './seams.ts';
+
+export interface RelayOptions {
+  /** How long the open direction may stay silent once the other has ended. */
+  readonly halfClosedTimeoutMs: number;
+}
+
+/** What one direction may hold in user space before its source is paused. */
+const MAX_QUEUED_BYTES = 512 * 1024;
+
+/**
+ * Carries bytes both ways between `a`, the side that asked, and `b`, until both directions have ended or one side
+ * breaks. Both must be `allowHalfOpen`, must have an error listener already, and are owned by the relay from here on.
+ */
+export function relay(a: Duplex, b: Duplex, options: RelayOptions): Relay {
+  return new TwoEnds(a, b, options);
+}
+
+/** A tunnel's stream or a TCP socket: they break in different ways. */
+type Kind = 'socket' | 'stream';
+
+class TwoEnds implements Relay {
+  readonly done: Promise<RelayResult>;
+  readonly #forward: Direction;
+  readonly #back: Direction;
+  readonly #halfClosedTimeoutMs: number;
+  #resolve: (result: RelayResult) => void = () => undefined;
+  #reason: Reason = 'OK';
+  #detail: string | undefined;
+  #closed = 0;
+  #silence: NodeJS.Timeout | undefined;
+
+  constructor(a: Duplex, b: Duplex, options: RelayOptions) {
+    this.done = new Promise((resolve) => {
+      this.#resolve = resolve;
+    });
+    this.#halfClosedTimeoutMs = options.halfClosedTimeoutMs;
+    this.#forward = new Direction(this, a, b);
+    this.#back = new Direction(this, b, a);
+    this.#watch(a, 'CLIENT_RESET', this.#forward);
+    this.#watch(b, 'UPSTREAM_RESET', this.#back);
+    this.#forward.start();
+    this.#back.start();
+  }
+
+  get bytesSent(): number {
+    return this.#forward.bytes;
+  }
+
+  get bytesReceived(): number {
+    return this.#back.bytes;
+  }
+
+  cut(reason: Reason, detail?: string): void {
+    if (this.#reason !== 'OK' || this.#closed === 2) return;
+    this.#reason = reason;
+    this.#detail = detail;
+    reset(this.#forward.source);
+    reset(this.#back.source);
+  }
+
+  /** Bytes moved in a direction of a half-closed connection: the other side is not silent. */
+  touch(): void {
+    this.#silence?.refresh();
+  }
+
+  /** One direction has ended. */
+  ended(): void {
+    this.#silence ??= setTimeout(() => this.cut('HALF_CLOSED_TIMEOUT'), this.#halfClosedTimeoutMs);
+  }
+
+  #watch(end: Duplex, reason: Reason, from: Direction): void {
+    if (end.destroyed) {
+      // It broke between its answer and now; its 'close' may have been and gone.
+      setImmediate(() => {
+        this.#broke(end, reason, undefined);
+        this.#oneClosed();
+      });
+      return;
+    }
+    let failure: Error | undefined;
+    end.on('error', (error) => {
+      failure ??= error;
+    });
+    end.once('close', () => {
+      if (failure !== undefined || !from.hasEnded || isAborted(end)) this.#broke(end, reason, failure);
+      this.#oneClosed();
+    });
+  }
+
+  #broke(end: Duplex, reason: Reason, failure: Error | undefined): void {
+    const lost = kindOf(end) === 'stream' && isTunnelLost(end, failure);
+    this.cut(lost ? 'TUNNEL_LOST' : reason, failure === undefined ? undefined : describe(failure));
+  }
+
+  #oneClosed(): void {
+    if (++this.#closed < 2) return;
+    clearTimeout(this.#silence);
+    this.#resolve({
+      bytesSent: this.bytesSent,
+      bytesReceived: this.bytesReceived,
+      reason: this.#reason,
+      detail: this.#detail,
+    });
+  }
+}
+
+/** One direction: reads `source`, writes `sink`, never holds more than MAX_QUEUED_BYTES and one read. */
+class Direction {
+  readonly source: Duplex;
+  bytes = 0;
+  hasEnded = false;
+  readonly #sink: Duplex;
+  readonly #owner: TwoEnds;
+  readonly #isSocket: boolean;
+
+  constructor(owner: TwoEnds, source: Duplex, sink: Duplex) {
+    this.#owner = owner;
+    this.source = source;
+    this.#sink = sink;
+    this.#isSocket = kindOf(sink) === 'socket';
+  }
+
+  start(): void {
+    this.source.on('data', (chunk: Buffer) => this.#carry(chunk));
+    this.source.once('end', () => this.#end());
+    this.#sink.on('drain', () => this.#drained());
+  }
+
+  #carry(chunk: Buffer): void {
+    const sink = this.#sink;
+    this.bytes += chunk.length;
+    this.#owner.touch();
+    // A tunnel's session gathers the frames of a turn by itself.
+    const goOn = this.#isSocket ? writeInTurn(sink, chunk) : sink.write(chunk);
+    // 'drain' follows every write that returned false, so that pausing later than it asks for is safe.
+    if (!goOn && sink.writableLength >= MAX_QUEUED_BYTES) this.source.pause();
+  }
+
+  #drained(): void {
+    this.#owner.touch();
+    if (this.source.isPaused()) this.source.resume();
+  }
+
+  #end(): void {
+    this.hasEnded = true;
+    this.#sink.end();
+    this.#owner.ended();
+  }
+}
+
+function kindOf(end: Duplex): Kind {
+  return end instanceof Socket ? 'socket' : 'stream';
+}
+
+/**
+ * RST, or its HTTP/2 form: RFC 9113 8.5 wants CONNECT_ERROR for a TCP reset. Not CANCEL: ztunnel takes that for a
+ * clean end, and the app behind it would take half an answer for a whole one.
+ */
+function reset(end: Duplex): void {
+  if (end.destroyed) return;
+  if (end instanceof Socket) end.resetAndDestroy();
+  else if (isHttp2Stream(end)) end.close(constants.NGHTTP2_CONNECT_ERROR);
+  else end.destroy();
+}
+
+function isHttp2Stream(end: Duplex): end is Duplex & Http2Stream {
+  return 'rstCode' in end;
+}
+
+/**
+ * Whether a stream that closed without an error was reset. NO_ERROR is an end (HBONE.md 3.11); so is CANCEL, but
+ * only after END_STREAM, which `Direction.hasEnded` tells: before it, bytes are missing.
+ */
+function isAborted(end: Duplex): boolean {
+  return (
+    isHttp2Stream(end) &&
+    end.rstCode !== constants.NGHTTP2_NO_ERROR &&
+    end.rstCode !== constants.NGHTTP2_CANCEL
+  );
+}
+
+function describe(error: Error): string {
+  return 'code' in error && typeof error.code === 'string' ? error.code : error.message.slice(0, 120);
+}
