@@ -81,6 +81,7 @@ export class Certificates implements Disposable {
     const entry = this.#entries.get(id) ?? this.#add(id);
     if (entry === undefined) return;
     entry.urgent ||= urgent && !this.#isUsable(entry);
+    if (entry.urgent) this.#shorten(entry, SOON_MS);
     if (this.#isDue(entry)) this.#enqueue(entry);
     this.#pump();
   }
@@ -237,12 +238,15 @@ export class Certificates implements Disposable {
 
   /** The source answers again after an outage: nobody waits for the rest of a long back-off. */
   #hasten(): void {
-    const { clock, random } = this.#options;
-    for (const entry of this.#entries.values()) {
-      if (entry.retryAtMs === undefined) continue;
-      entry.retryAtMs = Math.min(entry.retryAtMs, clock.monotonicMs() + SOON_MS * random());
-    }
-    this.#arm(1);
+    const { random } = this.#options;
+    for (const entry of this.#entries.values()) this.#shorten(entry, SOON_MS * random());
+  }
+
+  /** Lets a back-off last `waitMs` from now at most. */
+  #shorten(entry: Entry, waitMs: number): void {
+    if (entry.retryAtMs === undefined) return;
+    entry.retryAtMs = Math.min(entry.retryAtMs, this.#options.clock.monotonicMs() + waitMs);
+    this.#arm(waitMs);
   }
 
   /** Looks at every identity by the clocks as they are now. */
