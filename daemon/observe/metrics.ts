@@ -66,24 +66,17 @@ export class Metrics {
       const remove = (labels: Labels): void => this.#evicted(name, labels);
       this.#series.set(name, new LruMap<Labels>(options.seriesLimit, remove));
     }
-    this.#traffic = new Traffic(
-      options.seriesLimit,
-      options.describe,
-      {
-        add: (labels, by) => {
-          this.#counter('istio_tcp_connections_opened_total').inc(labels, by.opened);
-          this.#counter('istio_tcp_connections_closed_total').inc(labels, by.closed);
-          this.#counter('istio_tcp_sent_bytes_total').inc(labels, by.sent);
-          this.#counter('istio_tcp_received_bytes_total').inc(labels, by.received);
-        },
-        remove: (labels) => {
-          for (const name of TRAFFIC_NAMES) this.#instruments.get(name)?.remove(labels);
-        },
+    this.#traffic = new Traffic(options.seriesLimit, options.describe, {
+      add: (labels, by) => {
+        this.#counter('istio_tcp_connections_opened_total').inc(labels, by.opened);
+        this.#counter('istio_tcp_connections_closed_total').inc(labels, by.closed);
+        this.#counter('istio_tcp_sent_bytes_total').inc(labels, by.sent);
+        this.#counter('istio_tcp_received_bytes_total').inc(labels, by.received);
       },
-      () => {
-        for (const name of TRAFFIC_NAMES) this.add('culvert_metric_series_evicted_total', { metric: name });
+      remove: (labels) => {
+        for (const name of TRAFFIC_NAMES) this.#instruments.get(name)?.remove(labels);
       },
-    );
+    });
     this.set('culvert_build_info', { version: options.version, node_version: process.version }, 1);
   }
 
@@ -206,7 +199,10 @@ export class Metrics {
   }
 
   #refresh(nowMs: number): void {
-    this.#traffic.flush();
+    const evicted = this.#traffic.flush();
+    if (evicted > 0)
+      for (const name of TRAFFIC_NAMES)
+        this.add('culvert_metric_series_evicted_total', { metric: name }, evicted);
     for (const [source, atMs] of this.#fresh)
       this.set('culvert_watch_staleness_seconds', { source }, Math.max(0, nowMs - atMs) / 1_000);
     for (const name of METRIC_NAMES) this.set('culvert_metric_series', { metric: name }, this.seriesOf(name));

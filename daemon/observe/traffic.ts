@@ -45,14 +45,14 @@ export class Traffic {
   readonly #tallies: LruMap<Tally>;
   readonly #describe: Describe;
   readonly #sink: TrafficSink;
+  #evicted = 0;
 
-  /** `onEvicted` is called once for each label set that had to make room. */
-  constructor(limit: number, describe: Describe, sink: TrafficSink, onEvicted: () => void) {
+  constructor(limit: number, describe: Describe, sink: TrafficSink) {
     this.#describe = describe;
     this.#sink = sink;
     this.#tallies = new LruMap<Tally>(limit, (tally) => {
       if (tally.flushed) sink.remove(tally.labels);
-      onEvicted();
+      this.#evicted += 1;
     });
   }
 
@@ -72,13 +72,16 @@ export class Traffic {
     tally.received += record.bytesReceived;
   }
 
-  /** Hands what has changed since the last time to prom-client. */
-  flush(): void {
+  /** Hands what has changed since the last time to the sink. @returns how many label sets were dropped meanwhile. */
+  flush(): number {
     for (const tally of this.#tallies.values()) {
       if (tally.opened === 0 && tally.closed === 0) continue;
       this.#sink.add(tally.labels, tally);
       Object.assign(tally, { opened: 0, closed: 0, sent: 0, received: 0, flushed: true });
     }
+    const evicted = this.#evicted;
+    this.#evicted = 0;
+    return evicted;
   }
 
   #tally(connection: OpenConnection, flag: string): Tally {
