@@ -1,0 +1,127 @@
+import assert from 'node:assert/strict';
+import { X509Certificate } from 'node:crypto';
+import { describe, it } from 'node:test';
+import { acceptIssued } from '../../daemon/identity/accept.ts';
+import { readPem, verifyChain } from '../../daemon/identity/chain.ts';
+import { issue, makeCa, makeIntermediate, selfSigned } from '../support/pki.ts';
+import { TRUST_DOMAIN, WEB, id } from './forge.ts';
+
+const root = makeCa();
+const middle = makeIntermediate(root);
+const options = (nowMs = Date.now()) => ({ trustDomain: TRUST_DOMAIN, nowMs });
+const DAY = 86_400_000;
+
+function refused(chain: string | readonly Uint8Array[], roots: string, detail: RegExp, nowMs?: number): void {
+  const verdict = verifyChain(chain, roots, options(nowMs));
+  assert.ok(!verdict.ok, 'it was accepted');
+  assert.match(verdict.detail, detail);
+}
+
+function idOf(chain: string | readonly Uint8Array[], roots: string): string {
+  const verdict = verifyChain(chain, roots, options());
+  assert.ok(verdict.ok, verdict.ok ? '' : verdict.detail);
+  return verdict.id;
+}
+
+describe('a chain', () => {
+  it('to a root, straight and through an intermediate, in PEM and DER', () => {
+    assert.equal(idOf(issue(root, WEB).chainPem, root.certPem), WEB);
+    assert.equal(idOf([issue(root, WEB).der], root.certPem), WEB);
+    assert.equal(idOf(issue(middle, WEB).chainPem, root.certPem), WEB);
+  });
+  it('to any of several roots, in any order, also twice the same', () => {
+    const other = makeCa();
+    for (const roots of [
+      root.certPem + other.certPem,
+      other.certPem + root.certPem,
+      root.certPem + root.certPem + other.certPem,
+    ])
+      assert.equal(idOf(issue(root, WEB).chainPem, roots), WEB);
+  });
+  it('to roots of one name but different keys', () => {
+    const twin = makeCa(root.name);
+    assert.equal(idOf(issue(root, WEB).chainPem, twin.certPem + root.certPem), WEB);
+    refused(issue(root, WEB).chainPem, twin.certPem, /does not chain/);
+  });
+  it('of 8 certificates with the root, and not of 9', () => {
+    let ca = root;
+    for (let i = 0; i < 6; i++) ca = makeIntermediate(ca);
+    assert.equal(idOf(issue(ca, WEB).chainPem, root.certPem), WEB);
+    refused(issue(makeIntermediate(ca), WEB).chainPem, root.certPem, /does not chain/);
+    refused(issue(makeIntermediate(makeIntermediate(ca)), WEB).chainPem, root.certPem, /more than 8/);
+  });
+});
+
+describe('a chain that is refused', () => {
+  it('of a liar who signed himself', () => refused(selfSigned(WEB).chainPem, root.certPem, /does not chain/));
+  it("of a liar who uses the root's name", () =>
+    refused(selfSigned(WEB, { commonName: root.name }).chainPem, root.certPem, /does not chain/));
+  it('of another root', () => refused(issue(makeCa(), WEB).chainPem, root.certPem, /does not chain/));
+  it('without its intermediate', () => refused([issue(middle, WEB).der], root.certPem, /does not chain/));
+  it('to an intermediate that is given as root', () =>
+    refused(issue(middle, WEB).chainPem, middle.certPem, /does not chain/));
+  it('signed by a leaf', () => {
+    const leaf = issue(root, WEB, { commonName: 'leaf' });
+    const liar = { ...root, name: 'leaf', keyPem: leaf.keyPem };
+    refused([issue(liar, WEB).der, leaf.der], root.certPem, /is no CA certificate|does not chain/);
+  });
+  it('with no roots, or no certificate', () => {
+    refused(issue(root, WEB).chainPem, '', /does not chain/);
+    refused('', root.certPem, /no certificate/);
+    refused('garbage', root.certPem, /no certificate/);
+  });
+  it('with a block that is no certificate', () =>
+    refused(
+      '-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n',
+      root.certPem,
+      /can not be used/,
+    ));
+  it('after the root has expired', () => {
+    const late = Date.now() + 11 * DAY;
+    const leaf = issue(root, WEB, { notAfter: new Date(late + DAY) });
+    refused(leaf.chainPem, root.certPem, /has expired/, late);
+  });
+  it('for the reason that the leaf has, judged as in a handshake', () => {
+    refused(issue(root, [WEB, WEB]).chainPem, root.certPem, /more than one/);
+    refused(issue(root, WEB, { isCa: true }).chainPem, root.certPem, /CA certificate/);
+    refused(issue(root, 'spiffe://other/ns/shop/sa/web').chainPem, root.certPem, /trust domain/);
+  });
+  it('in bounded time when its intermediates all sign each other', () => {
+    const twins = Array.from({ length: 7 }, () => middle.der);
+    const liar = issue({ ...middle, intermediatesPem: '' }, WEB);
+    refused([liar.der, ...twins], makeCa().certPem, /does not chain/);
+  });
+  it('with 65 roots, and takes 64', () => {
+    const leaf = issue(root, WEB).chainPem;
+    assert.equal(idOf(leaf, root.certPem.repeat(64)), WEB);
+    refused(leaf, root.certPem.repeat(65), /more than 64/);
+  });
+});
+
+describe('what a source gave', () => {
+  const web = id('web');
+  it('is taken with its dates and serial', () => {
+    const issued = issue(middle, WEB);
+    const [leaf] = readPem(issued.chainPem, 8);
+    const accepted = acceptIssued({ ...issued, rootsPem: root.certPem }, web, options());
+    assert.ok(accepted.ok && leaf instanceof X509Certificate);
+    assert.equal(accepted.certificate.serial, leaf.serialNumber);
+    assert.equal(accepted.certificate.notAfterMs, leaf.validToDate.getTime());
+  });
+  it('is refused with another name, another key, another root, or out of date', () => {
+    const issued = { ...issue(root, WEB), rootsPem: root.certPem };
+    const wrong: readonly [object, RegExp][] = [
+      [issue(root, 'spiffe://cluster.local/ns/shop/sa/admin'), /is for spiffe.*admin/],
+      [{ keyPem: issue(root, WEB).keyPem }, /key we were given/],
+      [{ keyPem: 'no key' }, /key we were given/],
+      [{ rootsPem: makeCa().certPem }, /does not chain/],
+      [issue(root, WEB, { notAfter: new Date(Date.now() - 1_000) }), /expired/],
+      [issue(root, WEB, { notBefore: new Date(Date.now() + DAY) }), /not valid before/],
+    ];
+    for (const [change, reason] of wrong) {
+      const result = acceptIssued({ ...issued, ...change }, web, options());
+      assert.ok(!result.ok, String(reason));
+      assert.match(result.reason, reason);
+    }
+  });
+});
