@@ -15,17 +15,11 @@ export interface LogOptions {
   readonly destination?: DestinationStream;
 }
 
-/** Fields that are never written, at the depths at which our own objects carry them. */
-const SECRET_FIELDS = ['keyPem', 'privateKey', 'token', 'csr', 'authorization'].flatMap((field) => [
-  field,
-  `*.${field}`,
-  `*.*.${field}`,
-]);
-
-/** Any PEM private key, wherever it stands in a line: also inside an error's message. */
+/** Fields that are never written, at any depth; and any PEM private key, also inside an error's message. */
+const SECRET_FIELD = /"(keyPem|privateKey|token|csr|authorization)":"(?:[^"\\]|\\.)*"/gi;
 const PEM_KEY = /-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|(?="|$))/g;
 
-/** A logger for one thread. Messages are constant, data is in fields; secrets are replaced, see SECRET_FIELDS. */
+/** A logger for one thread. Messages are constant, data is in fields; secrets are replaced. */
 export function createLog(options: LogOptions): Log {
   return pino(
     {
@@ -33,15 +27,16 @@ export function createLog(options: LogOptions): Log {
       base: { thread: options.thread },
       timestamp: pino.stdTimeFunctions.isoTime,
       formatters: { level: (label) => ({ level: label }) },
-      redact: { paths: SECRET_FIELDS, censor: '[redacted]' },
-      hooks: { streamWrite: withoutKeys },
+      hooks: { streamWrite: withoutSecrets },
     },
     options.destination ?? pino.destination({ fd: 1, sync: true }),
   );
 }
 
-function withoutKeys(line: string): string {
-  return line.includes('PRIVATE KEY') ? line.replace(PEM_KEY, '[redacted]') : line;
+/** On the finished line: pino's own redaction clones every object, which costs more than all the rest of a line. */
+function withoutSecrets(line: string): string {
+  const fields = line.replace(SECRET_FIELD, '"$1":"[redacted]"');
+  return fields.includes('PRIVATE KEY') ? fields.replace(PEM_KEY, '[redacted]') : fields;
 }
 
 /** Control, bidirectional, zero-width and lone surrogate characters: they can forge a line or hide in one. */

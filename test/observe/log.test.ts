@@ -27,7 +27,9 @@ describe('log', () => {
     for (const fields of [
       { keyPem: PEM },
       { certificate: { id: 'a', keyPem: PEM } },
-      { a: { b: { keyPem: PEM } } },
+      { a: { b: { keyPem: 'secret' } } },
+      { list: [{ headers: { Authorization: 'Bearer "secret' } }] },
+      { token: 'secret' },
       { oddly: { named: { deep: { inside: [PEM] } } } },
       { err: new Error(`could not parse ${PEM}`) },
     ])
