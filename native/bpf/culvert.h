@@ -14,6 +14,8 @@
 /* Deepest cgroup that the level probe looks at. */
 #define CULVERT_MAX_LEVELS 32
 #define CULVERT_HBONE_PORT 15008
+/* Bound of a pod's entries of each kind while it has no entry of its own in `pods`. */
+#define CULVERT_DEFAULT_PENDING 16384
 
 /* Roles of our listeners; the numbers are ROLES in daemon/mesh/wiring.ts. */
 #define CULVERT_ROLE_OUTBOUND 0
@@ -99,7 +101,7 @@ struct culvert_pod {
 	__u16 ports[CULVERT_MAX_WORKERS]; /* outbound listener of each worker; 0: none */
 };
 
-/* `pod_counts`: netns cookie -> entries that stand in the hash of that name */
+/* `pod_counts`: netns cookie -> how many entries of the pod stand in each hash */
 struct culvert_pod_count {
 	__s64 original;
 	__s64 client;

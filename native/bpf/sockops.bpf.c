@@ -7,6 +7,14 @@
  */
 #include "flow.h"
 
+/* Leaving and joining pods have no entry in `pods`, but are delivered to all the same. */
+static __always_inline __s64 bound_of(__u64 netns)
+{
+	struct culvert_pod *pod = bpf_map_lookup_elem(&pods, &netns);
+
+	return pod ? pod->max_pending : CULVERT_DEFAULT_PENDING;
+}
+
 static __always_inline void publish_original(struct bpf_sock_ops *ctx, struct bpf_sock *sk,
 					     struct culvert_tuple *tuple)
 {
@@ -34,14 +42,12 @@ static __always_inline void publish_client(struct bpf_sock_ops *ctx, struct bpf_
 					   struct culvert_tuple *tuple)
 {
 	struct culvert_endpoint *client = bpf_sk_storage_get(&client_address, sk, 0, 0);
-	struct culvert_pod *pod;
 	struct culvert_pod_count *standing;
 
 	if (!client || client->flags)
 		return;
-	pod = bpf_map_lookup_elem(&pods, &tuple->netns);
 	standing = bpf_map_lookup_elem(&pod_counts, &tuple->netns);
-	if (!pod || !standing || standing->client >= pod->max_pending || !watch_close(ctx)) {
+	if (!standing || standing->client >= bound_of(tuple->netns) || !watch_close(ctx)) {
 		/* The app sees the pod's own address instead of its client's. */
 		note(tuple->netns, CULVERT_LOST_CLIENT_ADDRESS);
 		return;
@@ -59,7 +65,6 @@ static __always_inline void publish_self(struct bpf_sock_ops *ctx, struct culver
 {
 	struct culvert_local_pod *src, *dst;
 	struct culvert_pod_count *standing;
-	struct culvert_pod *pod;
 	__u32 one = 1;
 
 	if (is_v4(&tuple->flow.dst))
@@ -70,9 +75,8 @@ static __always_inline void publish_self(struct bpf_sock_ops *ctx, struct culver
 	src = bpf_map_lookup_elem(&localpods, &tuple->flow.src);
 	if (!src || src->netns != tuple->netns)
 		return;
-	pod = bpf_map_lookup_elem(&pods, &tuple->netns);
 	standing = bpf_map_lookup_elem(&pod_counts, &tuple->netns);
-	if (!pod || !standing || standing->self >= pod->max_pending || !watch_close(ctx)) {
+	if (!standing || standing->self >= bound_of(tuple->netns) || !watch_close(ctx)) {
 		/* It is steered to our listener and judged there like any client without identity. */
 		note(tuple->netns, CULVERT_LOST_SELF_FLOW);
 		return;

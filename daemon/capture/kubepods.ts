@@ -1,0 +1,150 @@
+/**
+ * The node's cgroups: where version 2 is mounted, which one holds the pods, which pod each belongs to. Both kubelet
+ * drivers (`kubepods/burstable/pod<uid>`, `kubepods.slice/…-pod<uid with _>.slice`) and kind's extra level.
+ */
+import { readFileSync, readdirSync, statSync } from 'node:fs';
+import path from 'node:path';
+import { MeshError } from '../errors.ts';
+import type { PodUid } from '../mesh/ids.ts';
+import { parsePodUid } from '../mesh/ids.ts';
+
+/** How deep kubepods is looked for: kind has it at 2, a node inside a container at 4 or 5. */
+const SEARCH_DEPTH = 5;
+/** Cgroups of a node that are looked at; a node has a few hundred. */
+const MAX_CGROUPS = 20_000;
+const KUBEPODS = /^(?:[a-zA-Z0-9_.-]+-)?kubepods(?:\.slice)?$/;
+const POD_CGROUPFS = /^pod([a-zA-Z0-9-]+)$/;
+const POD_SYSTEMD = /^(?:.*-)?kubepods(?:-(?:besteffort|burstable))?-pod([a-zA-Z0-9_]+)\.slice$/;
+const QOS = /(?:^|-)(?:besteffort|burstable)(?:\.slice)?$/;
+
+export interface PodCgroup {
+  readonly uid: PodUid;
+  readonly path: string;
+}
+
+/** Mount point of cgroup v2 in the text of /proc/self/mounts (also of a hybrid layout), or undefined. */
+export function parseCgroupRoot(mounts: string): string | undefined {
+  for (const line of mounts.split('\n')) {
+    const [, where, type] = line.split(' ');
+    if (type === 'cgroup2' && where !== undefined) return unescapeMount(where);
+  }
+  return undefined;
+}
+
+/** Blanks in /proc/mounts are octal escapes. */
+function unescapeMount(text: string): string {
+  return text.replace(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)));
+}
+
+/** The pod that the kubelet made this cgroup directory for, or undefined when it is no pod's. */
+export function podUidOf(directoryName: string): PodUid | undefined {
+  const plain = POD_CGROUPFS.exec(directoryName)?.[1];
+  if (plain !== undefined) return parsePodUid(plain);
+  // A dash would be another level of slices, so the kubelet writes the UID's dashes as underscores.
+  const escaped = POD_SYSTEMD.exec(directoryName)?.[1];
+  return escaped === undefined ? undefined : parsePodUid(escaped.replaceAll('_', '-'));
+}
+
+/** Whether a directory of that name holds the node's pods. */
+export function isKubepodsName(directoryName: string): boolean {
+  return KUBEPODS.test(directoryName);
+}
+
+/** The own cgroup's path in the text of /proc/self/cgroup (v2 line), seen from the own cgroup namespace's root. */
+export function parseOwnCgroup(text: string): string | undefined {
+  return /^0::(.*)$/m.exec(text)?.[1];
+}
+
+/** Mount point of cgroup v2. @throws MeshError CGROUP_NOT_FOUND */
+export function findCgroupRoot(mountsFile = '/proc/self/mounts'): string {
+  const found = parseCgroupRoot(readFileSync(mountsFile, 'utf8'));
+  if (found === undefined)
+    throw new MeshError(
+      'CGROUP_NOT_FOUND',
+      `${mountsFile} lists no cgroup2 file system: cgroup v1 only is not supported`,
+    );
+  return found;
+}
+
+/** The cgroup that holds the node's pods, the one nearest to the root. @throws MeshError CGROUP_NOT_FOUND */
+export function findKubepods(cgroupRoot: string): string {
+  for (const { directory, depth } of walk(cgroupRoot, SEARCH_DEPTH))
+    if (depth > 0 && isKubepodsName(path.basename(directory))) return directory;
+  throw new MeshError(
+    'CGROUP_NOT_FOUND',
+    `no kubepods cgroup in the first ${SEARCH_DEPTH} levels of ${cgroupRoot}: mount the host's cgroup file system there, or set --kubepods`,
+  );
+}
+
+/** Id of a cgroup, as BPF programs see it: its inode number. */
+export function cgroupId(directory: string): bigint {
+  return statSync(directory, { bigint: true }).ino;
+}
+
+/** All pods' cgroups below kubepods, of every QoS class. What vanishes meanwhile is left out. */
+export function listPodCgroups(kubepods: string): PodCgroup[] {
+  const found: PodCgroup[] = [];
+  for (const name of subdirectories(kubepods)) {
+    const directory = path.join(kubepods, name);
+    const uid = podUidOf(name);
+    if (uid !== undefined) found.push({ uid, path: directory });
+    else if (QOS.test(name)) found.push(...podsIn(directory));
+  }
+  return found;
+}
+
+function podsIn(directory: string): PodCgroup[] {
+  return subdirectories(directory).flatMap((name) => {
+    const uid = podUidOf(name);
+    return uid === undefined ? [] : [{ uid, path: path.join(directory, name) }];
+  });
+}
+
+/** The directories whose `mkdir` tells of a new pod: kubepods and its QoS classes. */
+export function podParents(kubepods: string): string[] {
+  const classes = subdirectories(kubepods).filter((name) => podUidOf(name) === undefined && QOS.test(name));
+  return [kubepods, ...classes.map((name) => path.join(kubepods, name))];
+}
+
+/**
+ * The cgroup at or below `top` that holds the process, or undefined. Works where /proc/self/cgroup does not: inside
+ * a private cgroup namespace that says `0::/`.
+ */
+export function findProcess(top: string, pid: number): string | undefined {
+  for (const { directory } of walk(top, SEARCH_DEPTH + SEARCH_DEPTH))
+    if (processesOf(directory).includes(pid)) return directory;
+  return undefined;
+}
+
+/** Processes directly in a cgroup; empty when it is gone. */
+export function processesOf(directory: string): number[] {
+  try {
+    return readFileSync(path.join(directory, 'cgroup.procs'), 'utf8').split('\n').filter(Boolean).map(Number);
+  } catch {
+    return []; // gone, or a threaded cgroup, which can't be read
+  }
+}
+
+/** `top` and the directories below it, nearest first. */
+function* walk(top: string, maxDepth: number): Generator<{ directory: string; depth: number }> {
+  const queue = [{ directory: top, depth: 0 }];
+  for (let i = 0; i < queue.length && i < MAX_CGROUPS; i++) {
+    const next = queue[i];
+    if (next === undefined) return;
+    yield next;
+    if (next.depth >= maxDepth) continue;
+    for (const name of subdirectories(next.directory))
+      queue.push({ directory: path.join(next.directory, name), depth: next.depth + 1 });
+  }
+}
+
+function subdirectories(directory: string): string[] {
+  try {
+    return readdirSync(directory, { withFileTypes: true })
+      .filter((entry) => entry.isDirectory())
+      .map((entry) => entry.name)
+      .sort();
+  } catch {
+    return []; // vanished meanwhile
+  }
+}

@@ -1,0 +1,432 @@
+/**
+ * What of ours is in the kernel: programs, links, maps, all pinned, so that enrolled pods stay closed while no daemon
+ * runs and the next one adopts them. Synchronous; one owner per node calls it (owner.ts).
+ */
+import { randomInt } from 'node:crypto';
+import { closeSync, fstatSync, openSync } from 'node:fs';
+import { MeshError } from '../errors.ts';
+import type { Ip, PodUid } from '../mesh/ids.ts';
+import { parseIp, parsePodUid } from '../mesh/ids.ts';
+import { cgroupId } from './kubepods.ts';
+import { BpfObject, closeFd, connectDatagram, createLink } from './libbpf.ts';
+import {
+  CGROUP_ALLOW_NESTED,
+  CGROUP_STATES,
+  COUNTERS,
+  LAYOUT,
+  LOCAL_LEAVING,
+  MAX_GENERATIONS,
+  POD_FLAGS,
+} from './maps.ts';
+import type { CgroupState, Counter, Exclusion, KernelConfig } from './maps.ts';
+import { readObject } from './object.ts';
+import { Pins } from './pins.ts';
+import type { Attachment } from './pins.ts';
+import { PINNED_MAPS, openTables } from './tables.ts';
+import type { Tables } from './tables.ts';
+
+/** Pin name → program, on the node's kubepods cgroup. */
+const POD_PROGRAMS = {
+  connect4: 'culvert_connect4',
+  connect6: 'culvert_connect6',
+  getpeername4: 'culvert_getpeername4',
+  getpeername6: 'culvert_getpeername6',
+  sockops: 'culvert_sockops',
+} as const;
+/** Pin name → program, on the parent of the kubelet's cgroup. */
+const KUBELET_PROGRAMS = {
+  kubelet_connect4: 'culvert_probe4',
+  kubelet_connect6: 'culvert_probe6',
+  kubelet_sockops: 'culvert_probe_flows',
+} as const;
+const LOOKUP = 'culvert_lookup';
+const PENDING = 'culvert_pending';
+const LEVEL = 'culvert_level';
+const PROGRAMS = [...Object.values(POD_PROGRAMS), ...Object.values(KUBELET_PROGRAMS), LOOKUP, PENDING, LEVEL];
+
+export interface KernelOptions {
+  /** A bpffs; two daemons on one kernel (the lab's nodes) have a folder each. */
+  readonly bpffs: string;
+  /** The node's kubepods cgroup: pods and daemon lie below it. */
+  readonly kubepods: string;
+  /** Where the prebuilt objects are; the checkout's or image's own when left out. */
+  readonly objectDir?: string;
+  /** Parent of the kubelet's cgroup, when known already. */
+  readonly kubeletParent?: string;
+}
+
+/** What a pod's outbound connections meet. */
+export interface PodSettings {
+  readonly capture: boolean;
+  readonly noGlobalV6: boolean;
+  /** Outbound listener port per worker; 0: none. */
+  readonly ports: readonly number[];
+  readonly maxPending: number;
+}
+
+/** Everything of ours that is found in the kernel: what should not be there is the reconciler's to remove. */
+export interface Inventory {
+  readonly pods: readonly bigint[];
+  readonly podCgroups: readonly {
+    readonly cgroupId: bigint;
+    readonly state: CgroupState;
+    readonly netnsCookie: bigint;
+  }[];
+  readonly localPods: readonly { readonly ip: Ip; readonly cookie: bigint; readonly leaving: boolean }[];
+  readonly listeners: readonly {
+    readonly ip: Ip;
+    readonly role: number;
+    readonly worker: number;
+    readonly cookie: bigint;
+  }[];
+  readonly netnsLinks: readonly PodUid[];
+  readonly pendingGuards: readonly PodUid[];
+  readonly exempt: readonly bigint[];
+  /** Pins of other layouts, of an older or newer daemon. */
+  readonly otherLayouts: readonly number[];
+}
+
+export interface Counters {
+  readonly totals: Readonly<Record<Counter, number>>;
+  /** By netns cookie, or by cgroup id while the pod is pending; 0n: of no known pod. */
+  readonly refusals: readonly { readonly id: bigint; readonly code: Counter; readonly count: number }[];
+}
+
+export class KernelState {
+  /** Level of the kubepods cgroup below the kernel's real root. */
+  readonly level: number;
+  /** The daemon's own cgroup, as the kernel sees it; exempt from the start. */
+  readonly ownCgroup: bigint;
+  /** This daemon's slot in `workers`. */
+  readonly generation: number;
+  readonly #pins: Pins;
+  readonly #object: BpfObject;
+  readonly #tables: Tables;
+
+  /**
+   * Loads the programs, or takes over what an earlier daemon pinned: its maps with their entries, its links with
+   * their programs swapped atomically. The daemon's own cgroup is exempt before anything is attached.
+   * @throws MeshError BPF_OBJECT_CORRUPT, BPF_LOAD_FAILED, BPF_ATTACH_FAILED, BPF_MAP_FAILED, PIN_FAILED,
+   *   CGROUP_NOT_FOUND (the daemon is not below `kubepods`).
+   */
+  static open(options: KernelOptions): KernelState {
+    const bytes = readObject(options.objectDir);
+    const pins = new Pins(options.bpffs, LAYOUT);
+    pins.create();
+    const mapPins = new Map(PINNED_MAPS.map((name) => [name, pins.path('maps', name)]));
+    const object = BpfObject.load('culvert.bpf.o', bytes, PROGRAMS, mapPins);
+    try {
+      return new KernelState(pins, object, options);
+    } catch (error) {
+      object.close();
+      throw error;
+    }
+  }
+
+  private constructor(pins: Pins, object: BpfObject, options: KernelOptions) {
+    this.#pins = pins;
+    this.#object = object;
+    this.#tables = openTables((name) => object.mapFd(name));
+    const own = this.probeLevel(options.kubepods);
+    this.level = own.level;
+    this.ownCgroup = own.ownCgroup;
+    this.generation = (this.#config().generation + 1) % MAX_GENERATIONS;
+    this.#configure({ podLevel: this.level + 1, generation: this.generation });
+    this.setWorkers(0, 0);
+    this.setExempt(this.ownCgroup, true);
+    this.#attachAll(POD_PROGRAMS, options.kubepods);
+    if (options.kubeletParent !== undefined) this.attachKubelet(options.kubeletParent);
+    else for (const [pin, program] of Object.entries(KUBELET_PROGRAMS)) this.#refresh('links', pin, program);
+    for (const uid of pins.list('netns')) this.#refresh('netns', uid, LOOKUP);
+    for (const uid of pins.list('pending')) this.#refresh('pending', uid, PENDING);
+  }
+
+  /**
+   * Where `kubepods` and the daemon's own cgroup stand below the kernel's real root, which /proc does not tell inside
+   * a cgroup namespace: a program notes the ancestors of a connect of ours, and refuses it.
+   * @throws MeshError CGROUP_NOT_FOUND when the calling thread is not below `kubepods`.
+   */
+  probeLevel(kubepods: string): { readonly level: number; readonly ownCgroup: bigint } {
+    const ip = Uint8Array.of(198, 18, randomInt(256), randomInt(256));
+    const port = randomInt(1, 65_536);
+    this.#tables.levelProbe.set(0, { ip, port, ancestors: [] });
+    const { program, targetFd, targetId } = this.#cgroupAttachment(LEVEL, kubepods);
+    try {
+      const link = createLink(`${LEVEL} on ${kubepods}`, program.fd, targetFd, program.attachType);
+      connectDatagram(ip, port);
+      closeFd(link);
+    } finally {
+      closeSync(targetFd);
+    }
+    const ancestors = (this.#tables.levelProbe.get(0)?.ancestors ?? []).filter((id) => id !== 0n);
+    const level = ancestors.indexOf(targetId);
+    const ownCgroup = ancestors.at(-1);
+    if (level < 0 || ownCgroup === undefined)
+      throw new MeshError(
+        'CGROUP_NOT_FOUND',
+        `the daemon's own cgroup is not below ${kubepods}: run it as a pod of this node, or set --kubepods`,
+      );
+    return { level, ownCgroup };
+  }
+
+  // === The daemon and the kubelet ===
+
+  /** Leaves the processes of this cgroup alone: a daemon's own. Before it makes any socket in a pod. */
+  setExempt(id: bigint, on: boolean): void {
+    if (on) this.#tables.exempt.set(id, 1);
+    else this.#tables.exempt.delete(id);
+  }
+
+  exempt(): bigint[] {
+    return this.#tables.exempt.keys();
+  }
+
+  /** Attaches the probes' programs to the parent of the kubelet's cgroup, which outlives its restarts. */
+  attachKubelet(parentPath: string): void {
+    this.#attachAll(KUBELET_PROGRAMS, parentPath);
+  }
+
+  /** Whose connections out of the host's namespace are probes; undefined: nobody's. */
+  setKubelet(id: bigint | undefined): void {
+    this.#configure({ kubeletCgroup: id ?? 0n });
+  }
+
+  /** Cookie of the host's network namespace; changes when the machine restarts. */
+  setHostNetns(cookie: bigint): void {
+    this.#configure({ hostNetns: cookie });
+  }
+
+  /** Which of this daemon's workers take connections: bit w of `mask`, of `count` in all. */
+  setWorkers(mask: number, count: number): void {
+    this.#tables.workers.set(this.generation, { mask, count });
+  }
+
+  // === A pod's cgroup ===
+
+  /** Pending: connects are refused, but loopback. Enrolled: those of other network namespaces, unless allowed. */
+  setPodCgroup(id: bigint, entry: { state: CgroupState; netnsCookie: bigint; allowNested: boolean }): void {
+    this.#tables.podCgroups.set(id, {
+      netns: entry.netnsCookie,
+      state: CGROUP_STATES[entry.state],
+      flags: entry.allowNested ? CGROUP_ALLOW_NESTED : 0,
+    });
+  }
+
+  deletePodCgroup(id: bigint): void {
+    this.#tables.podCgroups.delete(id);
+  }
+
+  /** Drops inbound SYNs of the cgroup but those from lo and of host probes. Stays when the daemon dies. */
+  guardPending(uid: PodUid, cgroupPath: string): void {
+    this.#attachCgroup('pending', uid, PENDING, cgroupPath);
+  }
+
+  unguardPending(uid: PodUid): void {
+    this.#pins.detach('pending', uid);
+  }
+
+  // === A pod's network namespace ===
+
+  /** Captures (or with `capture` false only counts) the pod's outbound connections. */
+  setPod(cookie: bigint, pod: PodSettings): void {
+    this.#tables.podCounts.setNew(cookie, { original: 0n, client: 0n, self: 0n });
+    this.#tables.pods.set(cookie, {
+      flags: (pod.capture ? POD_FLAGS.capture : 0) | (pod.noGlobalV6 ? POD_FLAGS.noGlobalV6 : 0),
+      generation: this.generation,
+      maxPending: pod.maxPending,
+      ports: pod.ports,
+    });
+  }
+
+  /** Its outbound connections are left alone from now on. */
+  deletePod(cookie: bigint): void {
+    this.#tables.pods.delete(cookie);
+  }
+
+  /** Steers what comes in; the pod's addresses and listeners must be set. Borrows `netnsFd`. */
+  attachNetns(uid: PodUid, netnsFd: number): void {
+    const targetId = fstatSync(netnsFd, { bigint: true }).ino;
+    this.#pins.attach('netns', uid, { program: this.#object.program(LOOKUP), targetFd: netnsFd, targetId });
+  }
+
+  detachNetns(uid: PodUid): void {
+    this.#pins.detach('netns', uid);
+  }
+
+  /** Says whose address this is. Leaving: plaintext goes to the app, only port 15008 to us. */
+  setLocalPod(ip: Ip, entry: { cookie: bigint; leaving: boolean }): void {
+    this.#tables.podCounts.setNew(entry.cookie, { original: 0n, client: 0n, self: 0n });
+    this.#tables.localPods.set(ip, {
+      netns: entry.cookie,
+      flags: entry.leaving ? LOCAL_LEAVING : 0,
+      generation: this.generation,
+    });
+  }
+
+  /** Only while it is still this pod's: the address may belong to the next one already. */
+  deleteLocalPod(ip: Ip, cookie: bigint): void {
+    if (this.#tables.localPods.get(ip)?.netns === cookie) this.#tables.localPods.delete(ip);
+  }
+
+  /** Where connections to `ip` go that fall to this role and worker. `fd` must be listening; borrowed. */
+  setListener(ip: Ip, role: number, worker: number, fd: number): void {
+    this.#tables.listeners.set({ ip, role, worker }, BigInt(fd));
+  }
+
+  /** Only while it is still that socket's: the address may belong to the next pod already. */
+  deleteListener(ip: Ip, role: number, worker: number, cookie: bigint): void {
+    const key = { ip, role, worker };
+    if (this.#tables.listeners.get(key) === cookie) this.#tables.listeners.delete(key);
+  }
+
+  /** Destinations (`ip/len`) that are left alone, in place of all earlier ones. @throws MeshError BPF_MAP_FAILED */
+  setExclusions(cookie: bigint, cidrs: readonly string[]): void {
+    const wanted = new Map(cidrs.map((cidr) => [cidr, exclusionOf(cookie, cidr)]));
+    const before = this.#tables.exclusions.keys().filter((key) => key.netns === cookie);
+    for (const exclusion of wanted.values()) this.#tables.exclusions.set(exclusion, 1);
+    const keep = new Set([...wanted.values()].map((exclusion) => `${exclusion.ip}/${exclusion.length}`));
+    for (const key of before) if (!keep.has(`${key.ip}/${key.length}`)) this.#tables.exclusions.delete(key);
+  }
+
+  // === What is there ===
+
+  /** Descriptors of the two maps that the workers read and write per connection; open until `close`. */
+  mapFds(): { readonly originalDestinationFd: number; readonly clientAddressFd: number } {
+    return {
+      originalDestinationFd: this.#object.mapFd('original_destination'),
+      clientAddressFd: this.#object.mapFd('client_address'),
+    };
+  }
+
+  /** Everything found. Also forgets the entry counts of pods that are gone. */
+  inventory(): Inventory {
+    const tables = this.#tables;
+    const pods = tables.pods.keys();
+    const localPods = tables.localPods.entries();
+    this.#sweepCounts(new Set([...pods, ...localPods.map(([, entry]) => entry.netns)]));
+    return {
+      pods,
+      podCgroups: tables.podCgroups.entries().map(([id, entry]) => ({
+        cgroupId: id,
+        state: entry.state === CGROUP_STATES.pending ? 'pending' : 'enrolled',
+        netnsCookie: entry.netns,
+      })),
+      localPods: localPods.map(([ip, entry]) => ({
+        ip,
+        cookie: entry.netns,
+        leaving: entry.flags === LOCAL_LEAVING,
+      })),
+      listeners: tables.listeners.entries().map(([key, cookie]) => ({ ...key, cookie })),
+      netnsLinks: uids(this.#pins.list('netns')),
+      pendingGuards: uids(this.#pins.list('pending')),
+      exempt: this.exempt(),
+      otherLayouts: this.#pins.otherLayouts(),
+    };
+  }
+
+  /** Entries that stand for a pod: connections whose record nobody has taken yet. */
+  pendingOf(cookie: bigint): { readonly original: number; readonly client: number; readonly self: number } {
+    const found = this.#tables.podCounts.get(cookie);
+    return {
+      original: Number(found?.original ?? 0n),
+      client: Number(found?.client ?? 0n),
+      self: Number(found?.self ?? 0n),
+    };
+  }
+
+  counters(): Counters {
+    const names = new Map<number, Counter>();
+    const totals = { ...COUNTERS } as Record<Counter, number>;
+    for (const [name, code] of Object.entries(COUNTERS) as [Counter, number][]) {
+      names.set(code, name);
+      totals[name] = Number(this.#tables.totals.get(code) ?? 0n);
+    }
+    const refusals = this.#tables.refusals.entries().flatMap(([key, count]) => {
+      const code = names.get(key.code);
+      return code === undefined ? [] : [{ id: key.id, code, count: Number(count) }];
+    });
+    return { totals, refusals };
+  }
+
+  // === The end ===
+
+  /** Uninstall: captures nothing first, then detaches and unpins everything of this layout, then closes. */
+  removeAll(): void {
+    for (const cookie of this.#tables.pods.keys()) this.#tables.pods.delete(cookie);
+    for (const id of this.#tables.podCgroups.keys()) this.#tables.podCgroups.delete(id);
+    this.#pins.removeAll();
+    this.close();
+  }
+
+  /** Removes what a daemon of another layout left; once this one holds the pods. */
+  removeLayout(layout: number, bpffs: string): void {
+    if (layout !== LAYOUT) new Pins(bpffs, layout).removeAll();
+  }
+
+  /** Frees this process's share; all that is pinned stays. */
+  close(): void {
+    this.#object.close();
+  }
+
+  // === Parts ===
+
+  #config(): KernelConfig {
+    return this.#tables.config.get(0) ?? { hostNetns: 0n, kubeletCgroup: 0n, podLevel: 0, generation: 0 };
+  }
+
+  #configure(change: Partial<KernelConfig>): void {
+    this.#tables.config.set(0, { ...this.#config(), ...change });
+  }
+
+  #sweepCounts(alive: ReadonlySet<bigint>): void {
+    for (const [cookie, count] of this.#tables.podCounts.entries()) {
+      const standing = count.original !== 0n || count.client !== 0n || count.self !== 0n;
+      if (!standing && !alive.has(cookie)) this.#tables.podCounts.delete(cookie);
+    }
+  }
+
+  #attachAll(programs: Readonly<Record<string, string>>, cgroupPath: string): void {
+    for (const [pin, program] of Object.entries(programs))
+      this.#attachCgroup('links', pin, program, cgroupPath);
+  }
+
+  #attachCgroup(folder: 'links' | 'pending', name: string, program: string, cgroupPath: string): void {
+    const attachment = this.#cgroupAttachment(program, cgroupPath);
+    try {
+      this.#pins.attach(folder, name, attachment);
+    } finally {
+      closeSync(attachment.targetFd);
+    }
+  }
+
+  /** The caller closes `targetFd`. */
+  #cgroupAttachment(program: string, cgroupPath: string): Attachment {
+    try {
+      const targetId = cgroupId(cgroupPath);
+      return { program: this.#object.program(program), targetId, targetFd: openSync(cgroupPath, 'r') };
+    } catch (cause) {
+      if (cause instanceof MeshError) throw cause;
+      throw new MeshError('CGROUP_NOT_FOUND', `the cgroup ${cgroupPath} could not be opened`, { cause });
+    }
+  }
+
+  #refresh(folder: 'links' | 'netns' | 'pending', name: string, program: string): void {
+    this.#pins.refresh(folder, name, this.#object.program(program).fd);
+  }
+}
+
+const V4_OFFSET = 96;
+
+function exclusionOf(netns: bigint, cidr: string): Exclusion {
+  const [address, bits, ...rest] = cidr.split('/');
+  const ip = parseIp(address ?? '');
+  const length = /^\d+$/.test(bits ?? '') ? Number(bits) : Number.NaN;
+  const isV4 = ip !== undefined && !ip.includes(':');
+  if (ip === undefined || rest.length > 0 || !(length <= (isV4 ? 32 : 128)))
+    throw new MeshError('BPF_MAP_FAILED', `"${cidr}" is no address range in the form ip/length`);
+  return { netns, ip, length: isV4 ? length + V4_OFFSET : length };
+}
+
+function uids(names: readonly string[]): PodUid[] {
+  return names.map((name) => parsePodUid(name)).filter((uid) => uid !== undefined);
+}
