@@ -165,14 +165,14 @@ function kindOf(end: Duplex): Kind {
 }
 
 /**
- * RST, or its HTTP/2 form: RFC 9113 8.5 wants CONNECT_ERROR for a TCP reset. Not CANCEL: ztunnel takes that for a
- * clean end, and the app behind it would take half an answer for a whole one.
+ * RST, or RST_STREAM. A stream is destroyed with an error (RST_STREAM INTERNAL_ERROR): its close(code) would send
+ * END_STREAM first, and CANCEL is a clean end to ztunnel; either way the app behind would take half an answer for a
+ * whole one.
  */
 function reset(end: Duplex): void {
   if (end.destroyed) return;
   if (end instanceof Socket) end.resetAndDestroy();
-  else if (isHttp2Stream(end)) end.close(constants.NGHTTP2_CONNECT_ERROR);
-  else end.destroy();
+  else end.destroy(new Error('the connection was reset'));
 }
 
 function isHttp2Stream(end: Duplex): end is Duplex & Http2Stream {

@@ -195,7 +195,8 @@ export class ClientTunnel {
         request.signal.removeEventListener('abort', aborted);
         stream.off('close', closed);
         resolve(outcome);
-        if (!outcome.ok && !stream.closed) stream.close(constants.NGHTTP2_CANCEL);
+        // Not close(): it would send END_STREAM first, which a far app could take for an empty request.
+        if (!outcome.ok && !stream.destroyed) stream.destroy(new Error(outcome.reason));
       };
       const closed = (): void => settle(this.#unanswered(stream));
       const aborted = (): void => settle({ ...refusal('CLIENT_RESET'), unprocessed: false });
