@@ -400,3 +400,15 @@ function contradictions(config: Config): string[] {
     found.push(`${flagOf('pingTimeout')}: must not be below ${flagOf('pingInterval')}`);
   return found;
 }
+
+/** Descriptors that are not connections': listeners, maps, libraries, the control plane. */
+const RESERVED_FILES = 1_024;
+
+/** The configuration with the zeroes that mean 'from this machine' filled in. */
+export function resolveCounts(config: Config, cores: number, openFiles: number): Config {
+  return {
+    ...config,
+    workers: config.workers === 0 ? Math.min(4, cores) : config.workers,
+    maxConnections: config.maxConnections === 0 ? Math.max(256, openFiles - RESERVED_FILES) : config.maxConnections,
+  };
+}

@@ -6,6 +6,7 @@ import type { Hot } from '../../native/hot/index.ts';
 import { must } from '../../native/hot/index.ts';
 import type { TcpSocket } from '../../native/hot/records.ts';
 import { MeshError } from '../errors.ts';
+import { parsePort } from '../mesh/ids.ts';
 import type { Ip, PodUid, Port } from '../mesh/ids.ts';
 import type { Workload } from '../mesh/model.ts';
 import { ROLES } from '../mesh/wiring.ts';
@@ -49,6 +50,7 @@ export class CapturedPod {
   readonly #context: CaptureContext;
   readonly #listeners: Listener[] = [];
   #applied: Facets | undefined;
+  #isCapturing = false;
   #older = new Set<bigint>();
 
   /** Opens the pod's listeners and hands them to the workers; nothing is redirected yet. Owns `netnsFd` from here. */
@@ -68,6 +70,11 @@ export class CapturedPod {
 
   get ips(): readonly Ip[] {
     return this.#ips;
+  }
+
+  /** Whether the pod's connects are redirected. */
+  get isCapturing(): boolean {
+    return this.#isCapturing;
   }
 
   get ownPorts(): readonly Port[] {
@@ -119,8 +126,8 @@ export class CapturedPod {
   async dismantle(reason: 'POD_GONE' | 'POLICY_CHANGED'): Promise<void> {
     const { hot, kernel, fleet } = this.#context;
     this.#release();
-    kernel.deletePodCgroup(this.cgroupId);
     this.#unsteer();
+    kernel.deletePod(this.cookie);
     this.#closeListeners();
     await fleet.podGone(this.uid, reason);
     hot.closeFd(this.netnsFd);
@@ -142,17 +149,21 @@ export class CapturedPod {
     return this.#older.size;
   }
 
-  /** Ends the older connections. @returns how many were ended. @throws MeshError when the kernel can't. */
-  cutOlder(): number {
+  /**
+   * Ends the older connections on whose port of the pod `isCut` says so. @returns how many were ended.
+   * @throws MeshError SYSTEM_CALL_FAILED when the kernel can't.
+   */
+  cutOlder(isCut: (port: Port) => boolean): number {
     let cut = 0;
     for (const socket of this.#foreignSockets()) {
-      if (!this.#older.has(socket.cookie)) continue;
+      const port = parsePort(socket.sourcePort);
+      if (!this.#older.has(socket.cookie) || port === undefined || !isCut(port)) continue;
       const result = this.#context.hot.destroySocket(this.netnsFd, socket);
       if (result === 0) cut += 1;
       else if (result !== ENOENT)
         throw new MeshError('SYSTEM_CALL_FAILED', `could not cut an older connection of pod ${this.uid}: errno ${-result}`);
     }
-    this.#older.clear();
+    this.countOlder();
     return cut;
   }
 
@@ -229,18 +240,20 @@ export class CapturedPod {
     kernel.deleteLocalPod(ip, this.cookie);
   }
 
-  #capture(workload: Workload): void {
+  /** The pod's entry stands while it is steered at all: sockops hands clients' addresses on only where there is one. */
+  #setPod(capture: boolean): void {
     const { kernel, fleet, maxPending } = this.#context;
     const ports = new Array<number>(fleet.count).fill(0);
-    for (const listener of this.#listeners) if (listener.role === 'outbound') ports[listener.worker] = listener.port;
+    for (const listener of this.#listeners)
+      if (listener.role === 'outbound') ports[listener.worker] = listener.port;
+    kernel.setPod(this.cookie, { capture, noGlobalV6: !this.#hasGlobalV6, ports, maxPending });
+    this.#isCapturing = capture;
+  }
+
+  #capture(workload: Workload): void {
+    const { kernel } = this.#context;
     kernel.setExclusions(this.cookie, workload.excludeOutboundCidrs);
-    kernel.setPod(this.cookie, {
-      capture: true,
-      noGlobalV6: !this.#hasGlobalV6,
-      allowNested: workload.allowNestedNetns,
-      ports,
-      maxPending,
-    });
+    this.#setPod(true);
     kernel.setPodCgroup(this.cgroupId, {
       state: 'enrolled',
       netnsCookie: this.cookie,
@@ -248,9 +261,10 @@ export class CapturedPod {
     });
   }
 
+  /** Outbound is left alone from here on; what was captured lives on. */
   #release(): void {
     const { kernel } = this.#context;
-    kernel.deletePod(this.cookie);
+    this.#setPod(false);
     kernel.deletePodCgroup(this.cgroupId);
     kernel.setExclusions(this.cookie, []);
   }

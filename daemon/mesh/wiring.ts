@@ -2,6 +2,7 @@
  * What the threads say to each other (ARCHITECTURE.md, threads). Plain data only: every message crosses by
  * structured clone; file descriptors are numbers that all threads of the process share.
  */
+import type { MessagePort } from 'node:worker_threads';
 import type { Ip, PodUid, Port, SpiffeId } from './ids.ts';
 import type { Delta, MeshSettings, PodState } from './model.ts';
 import type { Reason } from '../errors.ts';
@@ -89,6 +90,8 @@ export type WorkerToMain =
 
 /** main → enrolment. */
 export type MainToEnrolment =
+  /** A worker started, or one in a dead one's place; `port` is its own channel, and its closing is its death. */
+  | { readonly type: 'worker'; readonly index: number; readonly port: MessagePort }
   | { readonly type: 'identity-ready'; readonly id: SpiffeId; readonly notAfterMs: number }
   | { readonly type: 'identity-failed'; readonly id: SpiffeId; readonly reason: string }
   /** Leave every pod (uninstall), then report `left`. */

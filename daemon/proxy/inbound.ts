@@ -83,8 +83,7 @@ function handleConnect(
 ): void {
   // The tunnel's socket lives in the client's own netns, so its address is the client's; only the port is hearsay.
   const forwarded = connect.forwardedFor;
-  const client =
-    forwarded !== undefined && forwarded.ip === tunnelPeer.ip ? forwarded : tunnelPeer;
+  const client = forwarded !== undefined && forwarded.ip === tunnelPeer.ip ? forwarded : tunnelPeer;
   const { connection, overLimit } = plane.connections.open(uid, 'inbound', hostPort(client.ip, client.port));
   const pod = plane.pods.get(uid);
   connection.facts.srcIdentity = connect.peer;
@@ -102,12 +101,14 @@ function handleConnect(
 
   const verdict = admit(plane.state, {
     pod,
+    podState: pod.state,
+    ownPorts: pod.ownPorts,
     targetIp: connect.target.ip,
     targetPort: connect.target.port,
     peer: connect.peer,
     viaHbone: true,
   });
-  if (verdict.verdict === 'refuse') return answer(statusFor(verdict.reason), verdict.reason, verdict.rule);
+  if (verdict.kind !== 'allow') return answer(statusFor(verdict.reason), verdict.reason, verdict.rule);
   deliver(plane, pod, { ...connect.target, client }, connect, connection);
 }
 
@@ -128,7 +129,9 @@ function deliver(
       connection.close(result.reason, result.detail);
       return;
     }
-    const carried = relay(connect.accept(), result.socket, { halfClosedTimeoutMs: plane.config.halfClosedTimeout });
+    const carried = relay(connect.accept(), result.socket, {
+      halfClosedTimeoutMs: plane.config.halfClosedTimeout,
+    });
     connection.counters = carried;
     connection.cut = (reason, detail) => carried.cut(reason, detail);
     void carried.done.then((end) => connection.close(end.reason, end.detail));
@@ -157,11 +160,19 @@ function whyNotReady(plane: DataPlane, uid: PodUid): string {
   const pod = plane.pods.get(uid);
   if (pod === undefined) return 'the pod is not known any more';
   const identity = plane.identities.get(pod.id);
-  return identity.ok ? `state ${pod.state}` : `${identity.reason}${identity.detail === undefined ? '' : `: ${identity.detail}`}`;
+  return identity.ok
+    ? `state ${pod.state}`
+    : `${identity.reason}${identity.detail === undefined ? '' : `: ${identity.detail}`}`;
 }
 
 /** One record for a socket that is refused before it is anybody's connection. */
-export function recordRefusal(plane: DataPlane, uid: PodUid, socket: Socket, reason: Reason, detail?: string): void {
+export function recordRefusal(
+  plane: DataPlane,
+  uid: PodUid,
+  socket: Socket,
+  reason: Reason,
+  detail?: string,
+): void {
   const remote = remoteEnd(socket);
   const local = localEnd(socket);
   const { connection } = plane.connections.open(uid, 'inbound', addressText(remote?.ip, remote?.port));

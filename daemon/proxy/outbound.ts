@@ -6,7 +6,7 @@ import type { Socket } from 'node:net';
 import type { Ip, PodUid, Port } from '../mesh/ids.ts';
 import { hostPort } from '../mesh/ids.ts';
 import { route } from '../mesh/route.ts';
-import type { RouteVerdict } from '../mesh/route.ts';
+import type { PassthroughVerdict, SelfVerdict, TunnelTarget, TunnelVerdict } from '../mesh/verdict.ts';
 import type { LocalPod } from '../mesh/wiring.ts';
 import type { Connection } from './connections.ts';
 import { dial, socketInPod } from './dial.ts';
@@ -24,15 +24,13 @@ interface Destination {
   readonly port: Port;
 }
 
-type Decided = Exclude<RouteVerdict, { kind: 'hold' }>;
-
 /** A decision that can be carried out now, with what it needs. */
 type Plan =
-  | { readonly kind: 'go'; readonly pod: LocalPod; readonly verdict: Exclude<Decided, { kind: 'tunnel' }> }
+  | { readonly kind: 'clear'; readonly pod: LocalPod; readonly verdict: PassthroughVerdict | SelfVerdict }
   | {
       readonly kind: 'tunnel';
       readonly pod: LocalPod;
-      readonly verdict: Extract<Decided, { kind: 'tunnel' }>;
+      readonly verdict: TunnelVerdict;
       readonly identity: LocalIdentity;
     }
   | { readonly kind: 'no'; readonly refusal: Omit<Refusal, 'ok'> };
@@ -48,7 +46,8 @@ export function handleOutbound(plane: DataPlane, uid: PodUid, socket: Socket): v
   }
   const { connection, overLimit } = plane.connections.open(uid, 'outbound', hostPort(client.ip, client.port));
   describeSource(plane, connection, uid);
-  if (record === undefined) return refuse(socket, connection, { reason: 'NO_KERNEL_RECORD', detail: undefined });
+  if (record === undefined)
+    return refuse(socket, connection, { reason: 'NO_KERNEL_RECORD', detail: undefined });
   connection.facts.dstAddr = hostPort(record.ip, record.port);
   if (overLimit) return refuse(socket, connection, { reason: 'CONNECTION_LIMIT', detail: undefined });
 
@@ -66,13 +65,19 @@ export function handleOutbound(plane: DataPlane, uid: PodUid, socket: Socket): v
     },
     () => {
       gone.release();
-      refuse(socket, connection, gone.signal.aborted ? { reason: 'CLIENT_RESET', detail: undefined } : lastWord);
+      refuse(
+        socket,
+        connection,
+        gone.signal.aborted ? { reason: 'CLIENT_RESET', detail: undefined } : lastWord,
+      );
     },
     gone.signal,
   );
 }
 
-type Deciding = (Attempt<Plan> & { held: false }) | { readonly held: true; readonly lastWord: Omit<Refusal, 'ok'> };
+type Deciding =
+  | (Attempt<Plan> & { held: false })
+  | { readonly held: true; readonly lastWord: Omit<Refusal, 'ok'> };
 
 function decide(plane: DataPlane, uid: PodUid, destination: Destination): Deciding {
   const pod = plane.pods.get(uid);
@@ -82,9 +87,9 @@ function decide(plane: DataPlane, uid: PodUid, destination: Destination): Decidi
   const verdict = route(plane.state, pod, destination.ip, destination.port, Math.random);
   switch (verdict.kind) {
     case 'hold':
-      return { held: true, lastWord: verdict };
+      return { held: true, lastWord: { reason: verdict.reason, detail: verdict.rule } };
     case 'refuse':
-      return now({ kind: 'no', refusal: verdict });
+      return now({ kind: 'no', refusal: { reason: verdict.reason, detail: verdict.rule } });
     case 'tunnel': {
       const identity = plane.identities.get(pod.id);
       if (identity.ok) return now({ kind: 'tunnel', pod, verdict, identity: identity.identity });
@@ -94,7 +99,7 @@ function decide(plane: DataPlane, uid: PodUid, destination: Destination): Decidi
     }
     case 'passthrough':
     case 'self':
-      return now({ kind: 'go', pod, verdict });
+      return now({ kind: 'clear', pod, verdict });
   }
 }
 
@@ -109,34 +114,43 @@ function carryOut(plane: DataPlane, plan: Plan, socket: Socket, connection: Conn
     case 'tunnel':
       void openTunnel(plane, plan, socket, connection);
       return;
-    case 'go':
-      return goDirect(plane, plan, socket, connection);
+    case 'clear':
+      return dialClear(plane, plan, socket, connection);
   }
 }
 
 /** In the clear: out of the mesh, to a pod that takes no tunnels, or back into the pod itself. */
-function goDirect(
+function dialClear(
   plane: DataPlane,
-  { pod, verdict }: Extract<Plan, { kind: 'go' }>,
+  { pod, verdict }: Extract<Plan, { kind: 'clear' }>,
   socket: Socket,
   connection: Connection,
 ): void {
-  if (verdict.kind === 'refuse') return refuse(socket, connection, verdict);
-  describeDestination(connection, verdict);
-  const reason = verdict.kind === 'self' ? 'SELF' : verdict.reason;
-  const target = { ip: verdict.address, port: verdict.port };
-  const upstream = dial(plane, pod, target, (result) => {
-    if (!result.ok) return refuse(socket, connection, result);
-    carry(plane, connection, socket, result.socket, reason);
-  });
-  if (upstream === undefined) return;
-  socket.once('close', () => {
-    if (upstream.connecting) upstream.destroy();
-  });
-  connection.cut = (why, detail) => {
-    upstream.destroy();
-    refuse(socket, connection, { reason: why, detail });
+  const targets = [verdict, ...(verdict.kind === 'passthrough' ? verdict.alternates : [])];
+  let ended: Omit<Refusal, 'ok'> | undefined;
+  let upstream: Socket | undefined;
+  const end = (refusal: Omit<Refusal, 'ok'>): void => {
+    ended ??= refusal;
+    upstream?.destroy();
+    refuse(socket, connection, ended);
   };
+  const tryNext = (): void => {
+    const target = targets.shift();
+    if (target === undefined) return;
+    describeClear(connection, verdict, 'workload' in target ? target.workload : undefined);
+    upstream = dial(plane, pod, { ip: target.address, port: target.port }, (result) => {
+      if (ended !== undefined) return;
+      socket.removeListener('close', onGone);
+      if (result.ok) return carry(plane, connection, socket, result.socket, verdict.reason);
+      if (targets.length === 0) return end(result);
+      socket.once('close', onGone);
+      tryNext();
+    });
+  };
+  const onGone = (): void => end({ reason: 'CLIENT_RESET', detail: undefined });
+  connection.cut = (reason, detail) => end({ reason, detail });
+  socket.once('close', onGone);
+  tryNext();
 }
 
 /** Tries the chosen endpoint, then others while no byte has been sent (DESIGN.md section 9). */
@@ -173,15 +187,14 @@ async function openTunnel(
     if (signal.aborted || !isWorthAnother(opened)) break;
   }
   gone.release();
-  if (cutFor === undefined) refuse(socket, connection, gone.signal.aborted ? { reason: 'CLIENT_RESET', detail: undefined } : last);
+  if (cutFor === undefined)
+    refuse(socket, connection, gone.signal.aborted ? { reason: 'CLIENT_RESET', detail: undefined } : last);
 }
-
-type Candidate = Pick<Extract<RouteVerdict, { kind: 'tunnel' }>, 'workload' | 'identity' | 'address' | 'port'>;
 
 function tunnelTo(
   plane: DataPlane,
   plan: Extract<Plan, { kind: 'tunnel' }>,
-  candidate: Candidate,
+  candidate: TunnelTarget,
   connection: Connection,
   signal: AbortSignal,
 ): Promise<TunnelStream | Refusal> {
@@ -218,19 +231,21 @@ function describeSource(plane: DataPlane, connection: Connection, uid: PodUid): 
   connection.facts.srcIdentity = pod.id;
 }
 
-function describeDestination(connection: Connection, verdict: Extract<RouteVerdict, { kind: 'passthrough' | 'self' }>): void {
-  if ('service' in verdict && verdict.service !== undefined)
+function describeClear(
+  connection: Connection,
+  verdict: PassthroughVerdict | SelfVerdict,
+  workload: TunnelTarget['workload'] | undefined,
+): void {
+  if (verdict.service !== undefined)
     connection.facts.dstService = `${verdict.service.name}.${verdict.service.namespace}`;
-  if (verdict.kind === 'passthrough' && verdict.workload !== undefined) {
-    connection.facts.dstWorkload = verdict.workload.name;
-    connection.facts.dstNamespace = verdict.workload.namespace;
-  }
+  connection.facts.dstWorkload = workload?.name;
+  connection.facts.dstNamespace = workload?.namespace;
 }
 
 function describeTunnel(
   connection: Connection,
-  verdict: Extract<RouteVerdict, { kind: 'tunnel' }>,
-  candidate: Candidate,
+  verdict: TunnelVerdict,
+  candidate: TunnelTarget,
 ): void {
   if (verdict.service !== undefined)
     connection.facts.dstService = `${verdict.service.name}.${verdict.service.namespace}`;

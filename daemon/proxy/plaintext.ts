@@ -41,7 +41,11 @@ function decide(plane: DataPlane, pod: LocalPod, socket: Socket): void {
     socket.destroy();
     return;
   }
-  const { connection, overLimit } = plane.connections.open(pod.uid, 'inbound', hostPort(client.ip, client.port));
+  const { connection, overLimit } = plane.connections.open(
+    pod.uid,
+    'inbound',
+    hostPort(client.ip, client.port),
+  );
   describe(connection, pod);
   describeSource(plane, connection, client.ip);
   connection.facts.dstAddr = hostPort(target.ip, target.port);
@@ -49,12 +53,14 @@ function decide(plane: DataPlane, pod: LocalPod, socket: Socket): void {
 
   const verdict = admit(plane.state, {
     pod,
+    podState: pod.state,
+    ownPorts: pod.ownPorts,
     targetIp: target.ip,
     targetPort: target.port,
     peer: undefined,
     viaHbone: false,
   });
-  if (verdict.verdict === 'refuse')
+  if (verdict.kind !== 'allow')
     return refuse(socket, connection, { reason: verdict.reason, detail: verdict.rule });
   const upstream = dial(plane, pod, { ...target, client }, (result) => {
     if (!result.ok) return refuse(socket, connection, result);

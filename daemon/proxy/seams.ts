@@ -108,6 +108,8 @@ export interface TunnelServer {
   serve(raw: Socket, accept: TunnelAccept): void;
   closePod(uid: PodUid, cut: boolean): void;
   readonly size: number;
+  /** TLS handshakes in flight. */
+  readonly handshakes: number;
   drain(): void;
 }
 

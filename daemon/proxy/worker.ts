@@ -3,7 +3,6 @@
  * everything by messages; a connection never waits for another thread.
  */
 import { monitorEventLoopDelay } from 'node:perf_hooks';
-import type { IntervalHistogram } from 'node:perf_hooks';
 import type { Socket } from 'node:net';
 import { workerData } from 'node:worker_threads';
 import type { MessagePort } from 'node:worker_threads';
@@ -55,7 +54,7 @@ class Worker {
   readonly #pods = new Map<PodUid, LocalPod>();
   readonly #identities: IdentityStore;
   readonly #listeners: Listeners;
-  readonly #loopDelay: IntervalHistogram;
+  readonly #loopDelay: ReturnType<typeof monitorEventLoopDelay>;
   readonly #hot = loadHot();
   readonly #log;
   #opened = 0;
@@ -94,7 +93,7 @@ class Worker {
       identities: this.#identities,
       sockets: podSockets(this.#hot),
       tunnels: createTunnels({ config, identities: this.#identities }),
-      tunnelServer: createTunnelServer({ config, identities: this.#identities }),
+      tunnelServer: createTunnelServer(config, this.#identities),
       connections,
       holding: new Holding(config.maxHeld, config.holdTimeout),
       pods: this.#pods,

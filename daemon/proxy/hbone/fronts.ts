@@ -37,6 +37,11 @@ export class TlsFronts {
     this.#identities = identities;
   }
 
+  /** Handshakes that have not ended. */
+  get inFlight(): number {
+    return this.#pending.size;
+  }
+
   /** Takes `raw` through a handshake and calls `done` once. `raw` must have an error listener. */
   handshake(
     raw: Socket,

@@ -57,6 +57,10 @@ class Server implements TunnelServer {
     return this.#tunnels.size;
   }
 
+  get handshakes(): number {
+    return this.#fronts.inFlight;
+  }
+
   serve(raw: Socket, accept: TunnelAccept): void {
     raw.on('error', () => undefined);
     if (this.#draining) {

@@ -1,0 +1,222 @@
+/** What the daemon knows of itself: the admin API's answers, the metrics, readiness, the access records. */
+import type { Config } from '../config.ts';
+import type { MeshState } from '../mesh/state.ts';
+import type { ClusterSource } from '../mesh/model.ts';
+import type { ConnectionRecord, EnrolmentToMain, OpenConnection, PodStatus, WorkerGauges } from '../mesh/wiring.ts';
+import { Refusals, writeAccess } from '../observe/access.ts';
+import type { Log } from '../observe/log.ts';
+import { Metrics } from '../observe/metrics.ts';
+import type { AdminBackend, CertificateStatus, NodeStatus, UninstallState } from './backend.ts';
+import { Heartbeats } from './heartbeats.ts';
+import type { AdminOptions } from './server.ts';
+
+export interface ReportOptions {
+  readonly config: Config;
+  readonly version: string;
+  readonly log: Log;
+  readonly state: MeshState;
+  readonly source: Pick<ClusterSource, 'problems'>;
+  readonly certificates: { list(): readonly CertificateLine[] };
+}
+
+/** A certificate as identity/ lists it. */
+interface CertificateLine {
+  readonly id: string;
+  readonly state: 'waiting' | 'issuing' | 'ready' | 'renewing' | 'expired';
+  readonly serial: string | undefined;
+  readonly notBeforeMs: number | undefined;
+  readonly notAfterMs: number | undefined;
+  readonly lastError: string | undefined;
+}
+
+const BEAT_MS = 1_000;
+
+export class NodeReport {
+  readonly #options: ReportOptions;
+  readonly #metrics: Metrics;
+  readonly #refusals = new Refusals();
+  readonly #heartbeats = new Heartbeats(() => performance.now());
+  readonly #startedMs = Date.now();
+  readonly #open = new Map<number, number>();
+  #pods: readonly PodStatus[] = [];
+  #enrolmentStarted = false;
+  #synced = false;
+  #uninstall: UninstallState = 'no';
+  #lastProblems = '';
+
+  constructor(options: ReportOptions) {
+    this.#options = options;
+    const { config, state } = options;
+    this.#metrics = new Metrics({
+      seriesLimit: config.metricSeries,
+      describe: (namespace, pod) => describeWorkload(state, namespace, pod),
+      now: () => Date.now(),
+      version: options.version,
+    });
+    setInterval(() => this.#beat(), BEAT_MS).unref();
+  }
+
+  get isSynced(): boolean {
+    return this.#synced;
+  }
+
+  /** Connections that the workers last said to have. */
+  get openConnections(): number {
+    return [...this.#open.values()].reduce((sum, count) => sum + count, 0);
+  }
+
+  /** The first complete state is there. */
+  synced(): void {
+    this.#synced = true;
+  }
+
+  closed(records: readonly ConnectionRecord[]): void {
+    for (const record of records) {
+      this.#metrics.closed(record);
+      this.#refusals.record(record);
+      if (this.#options.config.accessLog === 'on') writeAccess(this.#options.log, record);
+    }
+  }
+
+  opened(connections: readonly OpenConnection[]): void {
+    for (const connection of connections) this.#metrics.opened(connection);
+  }
+
+  gauges(index: number, gauges: WorkerGauges): void {
+    this.#heartbeats.beat(`worker-${index}`);
+    this.#open.set(index, gauges.connections);
+    this.#metrics.worker(index, gauges);
+  }
+
+  workerLost(index: number): void {
+    this.#heartbeats.forget(`worker-${index}`);
+    this.#open.delete(index);
+    this.#metrics.workerLost(index);
+  }
+
+  certificate(event: { readonly type: string; readonly id?: string; readonly reason?: string }): void {
+    const { log } = this.#options;
+    if (event.type === 'failed') log.warn({ identity: event.id, why: event.reason }, 'a certificate could not be issued; it is tried again');
+    if (event.type === 'expired') log.error({ identity: event.id }, 'a certificate has expired: its pods\' connections are refused');
+  }
+
+  enrolment(message: Extract<EnrolmentToMain, { type: 'started' | 'pods' | 'kernel-counters' | 'left' }>): void {
+    this.#heartbeats.beat('enrolment');
+    switch (message.type) {
+      case 'started':
+        this.#enrolmentStarted = true;
+        this.#options.log.info('enrolment has started');
+        return;
+      case 'pods':
+        this.#tellChanges(message.pods);
+        this.#pods = message.pods;
+        this.#metrics.pods(message.pods);
+        return;
+      case 'kernel-counters':
+        this.#metrics.kernelCounters(message.counters);
+        return;
+      case 'left':
+        this.#uninstall = 'done';
+        this.#options.log.info('every pod has left; no program, map or pin of ours is on this node');
+        return;
+    }
+  }
+
+  /** The three servers' options; `connections` asks the workers, `leaveAll` begins an uninstall. */
+  adminOptions(connections: () => Promise<readonly OpenConnection[]>, leaveAll: () => void): AdminOptions {
+    const { config, log } = this.#options;
+    return {
+      ports: { admin: config.adminPort, metrics: config.metricsPort, health: config.healthPort },
+      log,
+      backend: this.#backend(connections, leaveAll),
+      dead: () => this.#heartbeats.late(),
+      notReady: () => this.#notReady(),
+      metrics: { text: () => this.#metrics.text(), contentType: this.#metrics.contentType },
+    };
+  }
+
+  #backend(connections: () => Promise<readonly OpenConnection[]>, leaveAll: () => void): AdminBackend {
+    return {
+      status: () => Promise.resolve(this.#status()),
+      connections,
+      certificates: () => Promise.resolve(this.#options.certificates.list().map(certificateStatus)),
+      config: () => Promise.resolve({ config: this.#options.config, state: this.#options.state.snapshot() }),
+      uninstall: () => {
+        if (this.#uninstall === 'no') {
+          this.#uninstall = 'leaving';
+          leaveAll();
+        }
+        return Promise.resolve();
+      },
+    };
+  }
+
+  #status(): NodeStatus {
+    return {
+      node: this.#options.config.nodeName,
+      version: this.#options.version,
+      startedMs: this.#startedMs,
+      notReady: this.#notReady(),
+      uninstall: this.#uninstall,
+      pods: this.#pods,
+      refusals: this.#refusals.list(),
+      problems: this.#options.source.problems(),
+    };
+  }
+
+  #notReady(): readonly string[] {
+    const why: string[] = [];
+    if (!this.#synced) why.push('the cluster has not been read completely yet');
+    if (!this.#enrolmentStarted) why.push('the programs are not attached yet');
+    if (this.#uninstall !== 'no') why.push('this node is being uninstalled');
+    return why;
+  }
+
+  #beat(): void {
+    this.#heartbeats.beat('main');
+    const problems = this.#options.source.problems();
+    const text = JSON.stringify(problems);
+    if (text === this.#lastProblems) return;
+    this.#lastProblems = text;
+    for (const problem of problems) this.#options.log.warn(problem, 'an object of the cluster can not be used; the last good state stays');
+  }
+
+  #tellChanges(pods: readonly PodStatus[]): void {
+    const before = new Map(this.#pods.map((pod) => [pod.uid, pod]));
+    for (const pod of pods) {
+      const old = before.get(pod.uid);
+      if (old?.state === pod.state && old.reason === pod.reason) continue;
+      this.#options.log.info(
+        { pod: `${pod.namespace}/${pod.name}`, uid: pod.uid, state: pod.state, why: pod.reason },
+        'a pod changed its state',
+      );
+    }
+  }
+}
+
+function certificateStatus(line: CertificateLine): CertificateStatus {
+  return {
+    identity: line.id,
+    state: line.state === 'issuing' ? 'waiting' : line.state,
+    serial: line.serial,
+    notBeforeMs: line.notBeforeMs,
+    notAfterMs: line.notAfterMs,
+    error: line.lastError,
+  };
+}
+
+/** A pod by name, for labels of metrics: its controller rather than itself, so that series do not multiply. */
+function describeWorkload(state: MeshState, namespace: string, pod: string): ReturnType<ConstructorParameters<typeof Metrics>[0]['describe']> {
+  for (const workload of state.workloads()) {
+    if (workload.namespace !== namespace || workload.name !== pod) continue;
+    const { labels, owner } = workload;
+    return {
+      workload: owner?.split('/')[1] ?? workload.name,
+      app: labels['app'],
+      version: labels['version'],
+      canonicalService: labels['service.istio.io/canonical-name'] ?? labels['app'],
+      canonicalRevision: labels['service.istio.io/canonical-revision'] ?? labels['version'],
+    };
+  }
+  return undefined;
+}

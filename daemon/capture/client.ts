@@ -1,0 +1,34 @@
+/** The enrolment thread as the main thread sees it. */
+import { MessageChannel, Worker } from 'node:worker_threads';
+import type { Transferable } from 'node:worker_threads';
+import type { Config } from '../config.ts';
+import type { MeshSettings } from '../mesh/model.ts';
+import type { EnrolmentToMain, MainToEnrolment } from '../mesh/wiring.ts';
+import type { EnrolmentData } from './thread.ts';
+
+export interface EnrolmentClient {
+  post(message: MainToEnrolment, transfer?: Transferable[]): void;
+}
+
+/**
+ * Starts the thread; `onMessage` also gets `fatal` when it dies. It is not started again in this process: a daemon
+ * without it could not guard a starting pod, so the process ends and its successor takes the pins over.
+ */
+export function startEnrolment(
+  config: Config,
+  settings: MeshSettings,
+  onMessage: (message: EnrolmentToMain) => void,
+): EnrolmentClient {
+  const { port1, port2 } = new MessageChannel();
+  const data: EnrolmentData = { config, settings, workers: config.workers, main: port2 };
+  const worker = new Worker(new URL('./thread.ts', import.meta.url), {
+    workerData: data,
+    transferList: [port2],
+    name: 'enrolment',
+  });
+  port1.on('message', onMessage);
+  worker.on('error', (error) =>
+    onMessage({ type: 'fatal', code: 'INTERNAL', message: `the enrolment thread died: ${String(error)}` }),
+  );
+  return { post: (message, transfer = []) => port1.postMessage(message, transfer) };
+}

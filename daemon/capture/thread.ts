@@ -1,0 +1,234 @@
+/**
+ * The enrolment thread: joins its own small watch of this node's pods, the kernel and the reconcile loop, so that a
+ * busy main thread never lets a starting pod go unguarded (DESIGN.md section 3).
+ */
+import { watch } from 'node:fs';
+import type { FSWatcher } from 'node:fs';
+import path from 'node:path';
+import { workerData } from 'node:worker_threads';
+import type { MessagePort } from 'node:worker_threads';
+import { loadHot, must } from '../../native/hot/index.ts';
+import type { Config } from '../config.ts';
+import { FileSource } from '../cluster/files.ts';
+import { PublishedStateWriter } from '../cluster/published.ts';
+import { MeshError } from '../errors.ts';
+import type { MeshSettings } from '../mesh/model.ts';
+import { MeshState } from '../mesh/state.ts';
+import type { EnrolmentToMain, MainToEnrolment } from '../mesh/wiring.ts';
+import { createLog } from '../observe/log.ts';
+import { Enrolment } from './enrolment.ts';
+import { Fleet } from './fleet.ts';
+import { cgroupPathOf, kubeletCgroup } from './kubelet.ts';
+import { findKubepods } from './kubepods.ts';
+import type { Kubepods } from './kubepods.ts';
+import { Owner } from './owner.ts';
+import { KernelState } from './programs.ts';
+
+/** How often kernel counters are read and the kubelet is looked for again. */
+const SURVEY_MS = 1_000;
+
+/** What main passes as `workerData`. */
+export interface EnrolmentData {
+  readonly config: Config;
+  readonly settings: MeshSettings;
+  readonly workers: number;
+  readonly main: MessagePort;
+}
+
+class EnrolmentThread {
+  readonly #data: EnrolmentData;
+  readonly #config: Config;
+  readonly #log;
+  readonly #hot = loadHot();
+  readonly #kubepods: Kubepods;
+  readonly #hostNetnsFd: number;
+  readonly #owner: Owner;
+  readonly #kernel: KernelState;
+  readonly #fleet: Fleet;
+  readonly #enrolment: Enrolment;
+  readonly #state: MeshState;
+  readonly #source: FileSource;
+  readonly #watchers: FSWatcher[] = [];
+  #survey: NodeJS.Timeout | undefined;
+  #kubelet: bigint | undefined;
+
+  /** @throws MeshError when the node belongs to another daemon or the kernel refuses. */
+  static async start(data: EnrolmentData): Promise<void> {
+    let thread: EnrolmentThread | undefined;
+    // Before the kernel is touched: the old daemon has stopped changing it when this resolves.
+    const owner = await Owner.take(data.config.stateDir, {
+      onYield: () => thread?.pause(),
+      onReturned: () => thread?.resume(),
+    });
+    thread = new EnrolmentThread(data, owner);
+    await thread.#run();
+  }
+
+  private constructor(data: EnrolmentData, owner: Owner) {
+    const { config } = data;
+    this.#data = data;
+    this.#config = config;
+    this.#owner = owner;
+    this.#log = createLog({ level: config.logLevel, thread: 'enrolment' });
+    this.#kubepods = findKubepods(config);
+    this.#hostNetnsFd = must(
+      this.#hot.openNetns(path.join(config.procRoot, '1/ns/net')),
+      `open the node's own network namespace (${config.procRoot}/1/ns/net; is hostPID set?)`,
+      'NETNS_FAILED',
+    );
+    this.#state = new MeshState(data.settings);
+    const hostNetnsCookie = BigInt(must(this.#hot.netnsCookie(this.#hostNetnsFd), "read the node's netns cookie"));
+    this.#kernel = KernelState.open({ bpffs: config.bpffs, kubepods: this.#kubepods.path, hostNetnsCookie });
+    this.#fleet = this.#makeFleet();
+    this.#enrolment = this.#makeEnrolment();
+    this.#source = new FileSource({
+      folder: config.clusterDir,
+      only: { kinds: ['Namespace', 'Pod', 'Node'], node: config.nodeName },
+    });
+  }
+
+  pause(): void {
+    this.#enrolment.pause();
+    this.#log.info('another daemon takes this node over');
+  }
+
+  resume(): void {
+    this.#enrolment.resume();
+    this.#log.warn('the daemon that took this node over is gone: it is ours again');
+  }
+
+  async #run(): Promise<void> {
+    const adopted = new Set(this.#kernel.inventory().enrolledCgroups);
+    this.#data.main.on('message', (message: MainToEnrolment) => this.#receive(message));
+    this.#source.start((deltas) => {
+      this.#state.apply(deltas);
+      this.#enrolment.poke();
+    });
+    await this.#source.synced;
+    this.#watchCgroups();
+    this.#lookAround();
+    this.#enrolment.start(adopted);
+    this.#tell({ type: 'started' });
+  }
+
+  #makeFleet(): Fleet {
+    const fds = this.#kernel.mapFds();
+    return new Fleet(this.#data.workers, {
+      onMask: (mask) => this.#kernel.setWorkers(mask, this.#data.workers),
+      onChange: () => this.#enrolment.poke(),
+      onEmpty: (index) => {
+        this.#fleet.send(index, { type: 'kernel', ...fds });
+        this.#enrolment.equip(index);
+      },
+    });
+  }
+
+  #makeEnrolment(): Enrolment {
+    const { config, settings } = this.#data;
+    const publisher = new PublishedStateWriter({ folder: config.clusterDir, node: config.nodeName });
+    return new Enrolment({
+      context: {
+        hot: this.#hot,
+        kernel: this.#kernel,
+        fleet: this.#fleet,
+        ports: { min: config.listenerPortMin, max: config.listenerPortMax },
+        maxPending: config.maxPendingPerPod,
+        isOwnCgroup: (id) => id === this.#kernel.ownCgroup,
+      },
+      state: this.#state,
+      settings,
+      timing: config,
+      kubepods: this.#kubepods.path,
+      procRoot: config.procRoot,
+      hostNetnsFd: this.#hostNetnsFd,
+      events: {
+        wantIdentity: (id, urgent) => this.#tell({ type: 'want-identity', id, urgent }),
+        releaseIdentity: (id) => this.#tell({ type: 'release-identity', id }),
+        pods: (pods) => this.#tell({ type: 'pods', pods }),
+        publish: (states) => publisher.publish(states),
+      },
+      log: this.#log,
+    });
+  }
+
+  #receive(message: MainToEnrolment): void {
+    switch (message.type) {
+      case 'worker':
+        this.#fleet.add(message.index, message.port);
+        return;
+      case 'identity-ready':
+        this.#enrolment.identityReady(message.id, message.notAfterMs);
+        return;
+      case 'identity-failed':
+        this.#enrolment.identityFailed(message.id, message.reason);
+        return;
+      case 'leave-all':
+        void this.#leaveAll();
+        return;
+      case 'stop':
+        this.#stop();
+        return;
+    }
+  }
+
+  async #leaveAll(): Promise<void> {
+    await this.#enrolment.leaveAll();
+    this.#enrolment.pause();
+    clearInterval(this.#survey);
+    this.#kernel.removeAll();
+    this.#tell({ type: 'left' });
+  }
+
+  #stop(): void {
+    this.#enrolment.pause();
+    clearInterval(this.#survey);
+    for (const watcher of this.#watchers) watcher.close();
+    void this.#source[Symbol.asyncDispose]();
+    this.#owner.release();
+    this.#tell({ type: 'stopped' });
+  }
+
+  /** inotify on kubepods and its classes: a hint, never the truth (DESIGN.md 3a). */
+  #watchCgroups(): void {
+    for (const directory of this.#kubepods.classes) {
+      try {
+        const watcher = watch(directory, () => this.#enrolment.poke());
+        watcher.on('error', (error) => this.#log.warn({ directory, err: error }, 'a cgroup is not watched any more'));
+        this.#watchers.push(watcher);
+      } catch (error) {
+        this.#log.warn({ directory, err: error }, 'a cgroup could not be watched; pods in it are found by rescans');
+      }
+    }
+    this.#survey = setInterval(() => this.#lookAround(), SURVEY_MS);
+  }
+
+  #lookAround(): void {
+    this.#findKubelet();
+    this.#tell({ type: 'kernel-counters', counters: this.#kernel.counters() });
+  }
+
+  /** The kubelet may have restarted into another cgroup: probes are told apart by it (CAPTURE.md, host probes). */
+  #findKubelet(): void {
+    const port = this.#state.node(this.#config.nodeName)?.kubeletPort;
+    const id = port === undefined ? undefined : kubeletCgroup(this.#hot, this.#hostNetnsFd, port);
+    if (id === this.#kubelet || id === undefined) return;
+    const found = cgroupPathOf(this.#kubepods.cgroupRoot, id);
+    if (found === undefined) return;
+    this.#kernel.attachKubelet(path.dirname(found));
+    this.#kernel.setKubelet(id);
+    this.#kubelet = id;
+    this.#log.info({ cgroup: found }, 'the kubelet was found; its probes pass in the kernel');
+  }
+
+  #tell(message: EnrolmentToMain): void {
+    this.#data.main.postMessage(message);
+  }
+}
+
+const data = workerData as EnrolmentData;
+try {
+  await EnrolmentThread.start(data);
+} catch (error) {
+  const code = error instanceof MeshError ? error.code : 'INTERNAL';
+  data.main.postMessage({ type: 'fatal', code, message: error instanceof Error ? error.message : String(error) });
+}
