@@ -22,6 +22,15 @@ export interface PodCgroup {
   readonly path: string;
 }
 
+export interface Kubepods {
+  readonly cgroupRoot: string;
+  readonly path: string;
+  /** The directories in which pods' cgroups appear: kubepods itself and its QoS classes. */
+  readonly classes: readonly string[];
+  /** The cgroup of this process. */
+  readonly own: string;
+}
+
 /** Mount point of cgroup v2 in the text of /proc/self/mounts (also of a hybrid layout), or undefined. */
 export function parseCgroupRoot(mounts: string): string | undefined {
   for (const line of mounts.split('\n')) {
@@ -66,8 +75,34 @@ export function findCgroupRoot(mountsFile = '/proc/self/mounts'): string {
   return found;
 }
 
+/**
+ * The node's pods' cgroup and ours. Empty settings are found: the mount in /proc, kubepods as the one of that name
+ * nearest to the root. @param where `kubepods` is a path below `cgroupRoot`. @throws MeshError CGROUP_NOT_FOUND
+ */
+export function findKubepods(where: { readonly cgroupRoot: string; readonly kubepods: string }): Kubepods {
+  const cgroupRoot = where.cgroupRoot === '' ? findCgroupRoot() : where.cgroupRoot;
+  const found = where.kubepods === '' ? searchKubepods(cgroupRoot) : below(cgroupRoot, where.kubepods);
+  const own = findProcess(found, process.pid);
+  if (own === undefined)
+    throw new MeshError(
+      'CGROUP_NOT_FOUND',
+      `this process (its cgroup: ${ownCgroupPath()}) is not below ${found}: run the daemon as a pod of this node, or set --kubepods`,
+    );
+  return { path: found, cgroupRoot, classes: podParents(found), own };
+}
+
+function below(cgroupRoot: string, kubepods: string): string {
+  const inside = kubepods === cgroupRoot || kubepods.startsWith(`${cgroupRoot}/`);
+  return inside ? path.normalize(kubepods) : path.join(cgroupRoot, kubepods);
+}
+
+/** The own cgroup as its own cgroup namespace names it: for messages. */
+export function ownCgroupPath(): string {
+  return parseOwnCgroup(readFileSync('/proc/self/cgroup', 'utf8')) ?? 'none of version 2';
+}
+
 /** The cgroup that holds the node's pods, the one nearest to the root. @throws MeshError CGROUP_NOT_FOUND */
-export function findKubepods(cgroupRoot: string): string {
+export function searchKubepods(cgroupRoot: string): string {
   for (const { directory, depth } of walk(cgroupRoot, SEARCH_DEPTH))
     if (depth > 0 && isKubepodsName(path.basename(directory))) return directory;
   throw new MeshError(

@@ -110,13 +110,13 @@ export class Pins {
     removeFolder(this.directory);
     if (namesIn(this.#base).length === 0) removeFolder(this.#base);
   }
+}
 
-  /** Layout numbers of other versions of us that have pins here. */
-  otherLayouts(): number[] {
-    return namesIn(this.#base)
-      .filter((name) => /^v\d+$/.test(name) && name !== path.basename(this.directory))
-      .map((name) => Number(name.slice(1)));
-  }
+/** Layout numbers of all versions of us that have pins below `bpffs`. */
+export function pinnedLayouts(bpffs: string): number[] {
+  return namesIn(path.join(bpffs, 'culvert'))
+    .filter((name) => /^v\d+$/.test(name))
+    .map((name) => Number(name.slice(1)));
 }
 
 function namesIn(directory: string): string[] {

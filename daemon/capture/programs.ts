@@ -8,8 +8,11 @@ import { MeshError } from '../errors.ts';
 import type { Ip, PodUid } from '../mesh/ids.ts';
 import { parseIp, parsePodUid } from '../mesh/ids.ts';
 import { cgroupId } from './kubepods.ts';
-import { BpfObject, closeFd, connectDatagram, createLink } from './libbpf.ts';
+import { BpfMap } from './bpf-map.ts';
+import { BpfObject, closeFd, connectDatagram, createLink, openPin } from './libbpf.ts';
 import {
+  u8,
+  u64,
   CGROUP_ALLOW_NESTED,
   CGROUP_STATES,
   COUNTERS,
@@ -20,7 +23,7 @@ import {
 } from './maps.ts';
 import type { CgroupState, Counter, Exclusion, KernelConfig } from './maps.ts';
 import { readObject } from './object.ts';
-import { Pins } from './pins.ts';
+import { Pins, pinnedLayouts } from './pins.ts';
 import type { Attachment } from './pins.ts';
 import { PINNED_MAPS, openTables } from './tables.ts';
 import type { Tables } from './tables.ts';
@@ -39,6 +42,7 @@ const KUBELET_PROGRAMS = {
   kubelet_connect6: 'culvert_probe6',
   kubelet_sockops: 'culvert_probe_flows',
 } as const;
+const COUNTER_NAMES = Object.keys(COUNTERS) as readonly Counter[];
 const LOOKUP = 'culvert_lookup';
 const PENDING = 'culvert_pending';
 const LEVEL = 'culvert_level';
@@ -51,6 +55,8 @@ export interface KernelOptions {
   readonly kubepods: string;
   /** Where the prebuilt objects are; the checkout's or image's own when left out. */
   readonly objectDir?: string;
+  /** Cookie of the host's network namespace, when known already. */
+  readonly hostNetnsCookie?: bigint;
   /** Parent of the kubelet's cgroup, when known already. */
   readonly kubeletParent?: string;
 }
@@ -67,11 +73,9 @@ export interface PodSettings {
 /** Everything of ours that is found in the kernel: what should not be there is the reconciler's to remove. */
 export interface Inventory {
   readonly pods: readonly bigint[];
-  readonly podCgroups: readonly {
-    readonly cgroupId: bigint;
-    readonly state: CgroupState;
-    readonly netnsCookie: bigint;
-  }[];
+  /** Cgroup ids of pods in any state, and of the enrolled ones among them. */
+  readonly podCgroups: readonly bigint[];
+  readonly enrolledCgroups: readonly bigint[];
   readonly localPods: readonly { readonly ip: Ip; readonly cookie: bigint; readonly leaving: boolean }[];
   readonly listeners: readonly {
     readonly ip: Ip;
@@ -80,16 +84,18 @@ export interface Inventory {
     readonly cookie: bigint;
   }[];
   readonly netnsLinks: readonly PodUid[];
-  readonly pendingGuards: readonly PodUid[];
+  /** Pods whose inbound SYNs are dropped. */
+  readonly guards: readonly PodUid[];
   readonly exempt: readonly bigint[];
   /** Pins of other layouts, of an older or newer daemon. */
   readonly otherLayouts: readonly number[];
 }
 
-export interface Counters {
-  readonly totals: Readonly<Record<Counter, number>>;
-  /** By netns cookie, or by cgroup id while the pod is pending; 0n: of no known pod. */
-  readonly refusals: readonly { readonly id: bigint; readonly code: Counter; readonly count: number }[];
+/** Refusals of one pod for one reason; `id` is its netns cookie, or its cgroup's id while it is pending, or 0n. */
+export interface KernelRefusal {
+  readonly id: bigint;
+  readonly code: Counter;
+  readonly count: number;
 }
 
 export class KernelState {
@@ -99,6 +105,8 @@ export class KernelState {
   readonly ownCgroup: bigint;
   /** This daemon's slot in `workers`. */
   readonly generation: number;
+  readonly #bpffs: string;
+  readonly #kubepods: string;
   readonly #pins: Pins;
   readonly #object: BpfObject;
   readonly #tables: Tables;
@@ -124,14 +132,17 @@ export class KernelState {
   }
 
   private constructor(pins: Pins, object: BpfObject, options: KernelOptions) {
+    this.#bpffs = options.bpffs;
+    this.#kubepods = options.kubepods;
     this.#pins = pins;
     this.#object = object;
     this.#tables = openTables((name) => object.mapFd(name));
-    const own = this.probeLevel(options.kubepods);
+    const own = this.probeLevel();
     this.level = own.level;
     this.ownCgroup = own.ownCgroup;
     this.generation = (this.#config().generation + 1) % MAX_GENERATIONS;
     this.#configure({ podLevel: this.level + 1, generation: this.generation });
+    if (options.hostNetnsCookie !== undefined) this.setHostNetns(options.hostNetnsCookie);
     this.setWorkers(0, 0);
     this.setExempt(this.ownCgroup, true);
     this.#attachAll(POD_PROGRAMS, options.kubepods);
@@ -146,7 +157,8 @@ export class KernelState {
    * a cgroup namespace: a program notes the ancestors of a connect of ours, and refuses it.
    * @throws MeshError CGROUP_NOT_FOUND when the calling thread is not below `kubepods`.
    */
-  probeLevel(kubepods: string): { readonly level: number; readonly ownCgroup: bigint } {
+  probeLevel(): { readonly level: number; readonly ownCgroup: bigint } {
+    const kubepods = this.#kubepods;
     const ip = Uint8Array.of(198, 18, randomInt(256), randomInt(256));
     const port = randomInt(1, 65_536);
     this.#tables.levelProbe.set(0, { ip, port, ancestors: [] });
@@ -303,14 +315,14 @@ export class KernelState {
     const tables = this.#tables;
     const pods = tables.pods.keys();
     const localPods = tables.localPods.entries();
+    const cgroups = tables.podCgroups.entries();
     this.#sweepCounts(new Set([...pods, ...localPods.map(([, entry]) => entry.netns)]));
     return {
       pods,
-      podCgroups: tables.podCgroups.entries().map(([id, entry]) => ({
-        cgroupId: id,
-        state: entry.state === CGROUP_STATES.pending ? 'pending' : 'enrolled',
-        netnsCookie: entry.netns,
-      })),
+      podCgroups: cgroups.map(([id]) => id),
+      enrolledCgroups: cgroups
+        .filter(([, entry]) => entry.state === CGROUP_STATES.enrolled)
+        .map(([id]) => id),
       localPods: localPods.map(([ip, entry]) => ({
         ip,
         cookie: entry.netns,
@@ -318,9 +330,9 @@ export class KernelState {
       })),
       listeners: tables.listeners.entries().map(([key, cookie]) => ({ ...key, cookie })),
       netnsLinks: uids(this.#pins.list('netns')),
-      pendingGuards: uids(this.#pins.list('pending')),
+      guards: uids(this.#pins.list('pending')),
       exempt: this.exempt(),
-      otherLayouts: this.#pins.otherLayouts(),
+      otherLayouts: pinnedLayouts(this.#bpffs).filter((layout) => layout !== LAYOUT),
     };
   }
 
@@ -334,33 +346,51 @@ export class KernelState {
     };
   }
 
-  counters(): Counters {
-    const names = new Map<number, Counter>();
-    const totals = { ...COUNTERS } as Record<Counter, number>;
-    for (const [name, code] of Object.entries(COUNTERS) as [Counter, number][]) {
-      names.set(code, name);
-      totals[name] = Number(this.#tables.totals.get(code) ?? 0n);
-    }
-    const refusals = this.#tables.refusals.entries().flatMap(([key, count]) => {
-      const code = names.get(key.code);
+  /** What the kernel did and refused since the maps were made, by name. */
+  counters(): Readonly<Record<Counter, number>> {
+    const totals: Record<Counter, number> = { ...COUNTERS };
+    for (const name of COUNTER_NAMES) totals[name] = Number(this.#tables.totals.get(COUNTERS[name]) ?? 0n);
+    return totals;
+  }
+
+  /** Refusals by pod, for `culvert status`; of the most recent ones, 4,096 pods and reasons. */
+  refusals(): KernelRefusal[] {
+    return this.#tables.refusals.entries().flatMap(([key, count]) => {
+      const code = COUNTER_NAMES.find((name) => COUNTERS[name] === key.code);
       return code === undefined ? [] : [{ id: key.id, code, count: Number(count) }];
     });
-    return { totals, refusals };
   }
 
   // === The end ===
 
-  /** Uninstall: captures nothing first, then detaches and unpins everything of this layout, then closes. */
+  /** Uninstall: removes everything of every layout, then closes. */
   removeAll(): void {
-    for (const cookie of this.#tables.pods.keys()) this.#tables.pods.delete(cookie);
-    for (const id of this.#tables.podCgroups.keys()) this.#tables.podCgroups.delete(id);
-    this.#pins.removeAll();
+    KernelState.remove(this.#bpffs);
     this.close();
   }
 
-  /** Removes what a daemon of another layout left; once this one holds the pods. */
-  removeLayout(layout: number, bpffs: string): void {
-    if (layout !== LAYOUT) new Pins(bpffs, layout).removeAll();
+  /**
+   * Removes what any daemon left below `bpffs`, without loading anything: capture ends first, then links and maps go.
+   * @returns the folders that were removed. @throws MeshError PIN_FAILED, BPF_ATTACH_FAILED, BPF_MAP_FAILED
+   */
+  static remove(bpffs: string): string[] {
+    const found = pinnedLayouts(bpffs);
+    for (const layout of found) KernelState.removeLayout(bpffs, layout);
+    return found.map((layout) => new Pins(bpffs, layout).directory);
+  }
+
+  /** Removes what a daemon of another layout left, once this one holds the pods. */
+  static removeLayout(bpffs: string, layout: number): void {
+    const pins = new Pins(bpffs, layout);
+    for (const name of ['pods', 'pod_cgroups']) {
+      const fd = openPin(pins.path('maps', name));
+      if (fd === undefined) continue;
+      // Keys are 8 bytes in every layout so far; a value is only as long as the kernel says, and not read here.
+      const map = new BpfMap(name, fd, u64, u8);
+      for (const key of map.keys()) map.delete(key);
+      closeFd(fd);
+    }
+    pins.removeAll();
   }
 
   /** Frees this process's share; all that is pinned stays. */
