@@ -100,7 +100,7 @@ static int dump(struct hot *hot, int netns_fd, int family, struct records *recor
 	return error;
 }
 
-/* tcpSockets(netnsFd, maxEntries): packed socket_records, at most that many, IPv4 sockets first; or -errno. */
+/* tcpSockets(netnsFd, maxEntries): packed socket_records, IPv4 sockets first; one over the bound says there are more. */
 napi_value js_tcp_sockets(napi_env env, napi_callback_info info)
 {
 	struct records records = {.size = sizeof(struct socket_record)};
@@ -111,7 +111,7 @@ napi_value js_tcp_sockets(napi_env env, napi_callback_info info)
 	if (!call_begin(env, info, "tcpSockets", &call) || !arg_int(&call, 0, 0, MAX_FD, &netns_fd) ||
 	    !arg_int(&call, 1, 1, MAX_SOCKETS, &max))
 		return NULL;
-	records.max = (size_t)max;
+	records.max = (size_t)max + 1;
 	error = dump(call.hot, netns_fd, AF_INET, &records);
 	if (error == 0)
 		error = dump(call.hot, netns_fd, AF_INET6, &records);

@@ -66,7 +66,7 @@ export interface Hot extends DirectCalls {
   /** All addresses of the namespace (4,096 at most: -E2BIG), or -errno; -EINTR: they changed meanwhile, ask again. */
   addresses(netnsFd: number): readonly NetnsAddress[] | number;
   /**
-   * The namespace's TCP sockets, listeners too, but not those in TIME_WAIT; at most `maxEntries` (up to 1,000,000),
+   * The namespace's TCP sockets, listeners too, but not those in TIME_WAIT; at most `maxEntries` (1 to 1,048,576),
    * IPv4 ones first. `truncated`: there are more. Or -errno.
    */
   tcpSockets(
@@ -166,8 +166,8 @@ function tcpSockets(
   netnsFd: number,
   maxEntries: number,
 ): { sockets: readonly TcpSocket[]; truncated: boolean } | number {
-  // One more than asked for tells whether there are more.
-  const sockets = decodeAll(addon.tcpSockets(netnsFd, maxEntries + 1), SOCKET_BYTES, decodeSocket);
+  // One more than asked for says that there are more.
+  const sockets = decodeAll(addon.tcpSockets(netnsFd, maxEntries), SOCKET_BYTES, decodeSocket);
   if (typeof sockets === 'number') return sockets;
   return { sockets: sockets.slice(0, maxEntries), truncated: sockets.length > maxEntries };
 }

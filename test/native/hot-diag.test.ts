@@ -22,7 +22,7 @@ async function connection(
   const client = new Socket({ fd: must(hot.dial(netnsFd, host.includes(':') ? 6 : 4, null, 0), 'dial') });
   client.on('error', () => undefined);
   client.connect({ host, port });
-  const [accepted]: unknown[] = await once(server, 'connection');
+  const accepted: unknown = (await once(server, 'connection')).at(0);
   assert(accepted instanceof Socket);
   accepted.on('error', () => undefined);
   t.after(() => {
@@ -31,6 +31,13 @@ async function connection(
     server.close();
   });
   return [client, accepted];
+}
+
+/** Resolves when the socket has ended, with whatever error. */
+async function closed(socket: Socket): Promise<void> {
+  await new Promise<void>((resolve) => {
+    socket.once('close', () => resolve());
+  });
 }
 
 void describe('sockets of a namespace', () => {
@@ -90,7 +97,7 @@ void describe('sockets of a namespace', () => {
         0,
         'another socket of the same addresses is left alone',
       );
-      const ends = Promise.all([once(client, 'close'), once(accepted, 'close')]);
+      const ends = Promise.all([closed(client), closed(accepted)]);
       client.resume();
       accepted.resume();
       assert.equal(hot.destroySocket(pod.fd, target), 0);

@@ -34,7 +34,7 @@ const v6 = tagged('2001:db8::9', 65_535);
 const untagged = must(hot.dial(netnsFd, 4, null, 0), 'dial');
 const work = { netnsFd, mapFd: OTHER_MAP, socketFd: SEEDED };
 const worker = new Worker(new URL('./hot-worker.ts', import.meta.url), { workerData: work });
-const [answer]: unknown[] = await once(worker, 'message');
+const answer: unknown = (await once(worker, 'message')).at(0);
 console.log(
   JSON.stringify({
     seeded: { port, bytes: Buffer.from(out).toString('hex'), read: pods.originalDestination(SEEDED) },

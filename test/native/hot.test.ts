@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { once } from 'node:events';
+import { openSync } from 'node:fs';
 import { createServer, Socket } from 'node:net';
 import { describe, it } from 'node:test';
 import { Worker } from 'node:worker_threads';
@@ -68,7 +69,7 @@ void describe('sockets in a namespace', () => {
     const client = new Socket({ fd: must(hot.dial(pod.fd, 4, null, 0), 'dial') });
     client.on('error', () => undefined);
     client.connect({ host: '127.0.0.1', port: 61_002 });
-    const [accepted]: unknown[] = await once(server, 'connection');
+    const accepted: unknown = (await once(server, 'connection')).at(0);
     t.after(() => {
       client.destroy();
       if (accepted instanceof Socket) accepted.destroy();
@@ -124,7 +125,7 @@ void describe('facts about a namespace', () => {
 
   void it('lists addresses with scope and interface', (t) => {
     const pod = namespace(t, hot);
-    run('ip', '-n', pod.name, 'link', 'add', 'eth0', 'type', 'dummy');
+    run('ip', '-n', pod.name, 'link', 'add', 'eth0', 'type', 'veth', 'peer', 'name', 'eth1');
     run('ip', '-n', pod.name, 'link', 'set', 'eth0', 'up');
     run('ip', '-n', pod.name, 'addr', 'add', '10.1.2.3/24', 'dev', 'eth0');
     run('ip', '-n', pod.name, 'addr', 'add', '2001:db8::5/64', 'dev', 'eth0', 'nodad');
@@ -145,7 +146,7 @@ void describe('what goes wrong', () => {
   void it('comes back as -errno, with the thread at home', (t) => {
     const home = ownNetns();
     const pod = namespace(t, hot);
-    const file = must(hot.dupFd(0), 'duplicate');
+    const file = openSync('/dev/null', 'r');
     t.after(() => hot.closeFd(file));
     assert.equal(errorName(hot.openNetns('/run/netns/none')), 'ENOENT');
     assert.equal(errorName(hot.openNetns('/etc/passwd')), 'EINVAL');
@@ -200,7 +201,7 @@ void describe('what goes wrong', () => {
       console.log('went on');`;
     const child = spawnSync(process.execPath, ['--input-type=module', '-e', script], { encoding: 'utf8' });
     assert.equal(child.signal, 'SIGABRT', child.stderr);
-    assert.match(child.stderr, /can't return from a pod's network namespace: Bad file descriptor; aborting/);
+    assert.match(child.stderr, /can't return from a pod's network namespace: .+; aborting/);
     assert.equal(child.stdout, '');
   });
 
@@ -276,7 +277,7 @@ void describe('threads', () => {
     const answers = await Promise.all(
       [1, 2, 3, 4].map(async () => {
         const worker = new Worker(new URL('./hot-worker.ts', import.meta.url), { workerData: work });
-        const [answer]: unknown[] = await once(worker, 'message');
+        const answer: unknown = (await once(worker, 'message')).at(0);
         await once(worker, 'exit');
         return answer;
       }),

@@ -1,0 +1,131 @@
+"""A process of a test pod: runs socket calls on request. One JSON object a line on stdin, one answer on stdout."""
+import errno
+import json
+import socket
+import sys
+
+sockets = {}
+LIMIT = 5.0
+
+
+def make(family, proto=0):
+    sock = socket.socket(socket.AF_INET6 if family == 6 else socket.AF_INET, socket.SOCK_STREAM, proto)
+    sock.settimeout(LIMIT)
+    return sock
+
+
+def name(address):
+    return [address[0], address[1]]
+
+
+def do_listen(c):
+    sock = make(c["family"])
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if c["family"] == 6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    sock.bind((c["host"], c["port"]))
+    sock.listen(128)
+    sockets[c["id"]] = sock
+    return {}
+
+
+def do_accept(c):
+    listener = sockets[c["id"]]
+    listener.settimeout(c.get("timeout", LIMIT))
+    sock, peer = listener.accept()
+    sock.settimeout(LIMIT)
+    sockets[c["keep"]] = sock
+    return {"peer": name(peer), "getpeername": name(sock.getpeername()), "local": name(sock.getsockname())}
+
+
+def do_connect(c):
+    sock = sockets.pop(c["reuse"]) if "reuse" in c else make(c["family"], c.get("proto", 0))
+    if "bind" in c:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((c["bind"], c.get("sport", 0)))
+    sock.settimeout(c.get("timeout", LIMIT))
+    if c.get("fastopen"):
+        sock.sendto(b"hello", socket.MSG_FASTOPEN, (c["host"], c["port"]))
+    elif c.get("nonblocking"):
+        import select
+        sock.setblocking(False)
+        sock.connect_ex((c["host"], c["port"]))
+        select.select([], [sock], [], LIMIT)
+        error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        sock.settimeout(LIMIT)
+        if error:
+            raise OSError(error, "connect")
+    else:
+        sock.connect((c["host"], c["port"]))
+    sockets[c["keep"]] = sock
+    return {"peer": name(sock.getpeername()), "local": name(sock.getsockname())}
+
+
+def do_disconnect(c):
+    """connect() to AF_UNSPEC, which python's socket can not say."""
+    import ctypes
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.connect(sockets[c["id"]].fileno(), bytes(16), 16) != 0:
+        raise OSError(ctypes.get_errno(), "disconnect")
+    return {}
+
+
+def do_flood(c):
+    """Connects that are closed at once; counts what they met."""
+    seen = {}
+    for _ in range(c["count"]):
+        sock = make(c["family"])
+        try:
+            sock.connect((c["host"], c["port"]))
+            what = "OK"
+        except OSError as error:
+            what = errno.errorcode.get(error.errno, str(error))
+        sock.close()
+        seen[what] = seen.get(what, 0) + 1
+    return {"seen": seen}
+
+
+def do_start(c):
+    """Starts a connect and does not wait; the socket stays."""
+    sock = make(c["family"])
+    sock.setblocking(False)
+    sockets[c["keep"]] = sock
+    result = sock.connect_ex((c["host"], c["port"]))
+    return {"result": errno.errorcode.get(result, "OK")}
+
+
+def do_send(c):
+    sockets[c["id"]].sendall(c["text"].encode())
+    return {}
+
+
+def do_recv(c):
+    return {"text": sockets[c["id"]].recv(65536).decode()}
+
+
+def do_close(c):
+    sockets.pop(c["id"]).close()
+    return {}
+
+
+def do_udp(c):
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.connect((c["host"], c["port"]))
+    return {"peer": name(sock.getpeername())}
+
+
+
+def main():
+    print(json.dumps({"ready": True}), flush=True)
+    for line in sys.stdin:
+        command = json.loads(line)
+        try:
+            answer = {"ok": True, **globals()["do_" + command["do"]](command)}
+        except socket.timeout:
+            answer = {"ok": False, "error": "TIMEOUT"}
+        except OSError as error:
+            answer = {"ok": False, "error": errno.errorcode.get(error.errno, str(error))}
+        print(json.dumps(answer), flush=True)
+
+
+main()
