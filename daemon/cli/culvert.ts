@@ -1,10 +1,8 @@
-/** The `culvert` command's entry: the real terminal, the real clock, this package's version. */
-import { readFileSync } from 'node:fs';
+/** The `culvert` command's entry: the real terminal, the real clock, this version. */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { VERSION } from '../version.ts';
 import { entryPoints } from './entry-points.ts';
 import { run } from './program.ts';
-
-const manifest: unknown = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8'));
 
 // A reader that has seen enough (`culvert status | head`) is no failure of ours.
 for (const stream of [process.stdout, process.stderr])
@@ -18,12 +16,6 @@ process.exitCode = await run(process.argv.slice(2), {
   colour: process.stdout.isTTY && (process.env['NO_COLOR'] ?? '') === '',
   now: () => Date.now(),
   sleep: (ms) => sleep(ms),
-  version: versionOf(manifest),
+  version: VERSION,
   entryPoints,
 });
-
-function versionOf(value: unknown): string {
-  const version =
-    typeof value === 'object' && value !== null && 'version' in value ? value.version : undefined;
-  return typeof version === 'string' ? version : 'unknown';
-}

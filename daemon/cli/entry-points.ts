@@ -12,6 +12,6 @@ export const entryPoints: EntryPoints = {
   },
   async cleanupNode(options) {
     const { cleanupNode } = await import('../capture/cleanup.ts');
-    return await cleanupNode(options);
+    return cleanupNode(options);
   },
 };

@@ -19,7 +19,7 @@ const ALLOWED: Readonly<Record<string, readonly string[]>> = {
   capture: ['errors', 'mesh', 'observe', 'native/hot', 'types of config'],
   proxy: ['errors', 'mesh', 'observe', 'native/hot', 'types of config'],
   admin: ['errors', 'mesh', 'observe', 'types of config'],
-  cli: ['errors', 'mesh', 'config'],
+  cli: ['errors', 'mesh', 'config', 'version'],
 };
 
 /** What `culvert` loads when a command is called, and may not import otherwise. */

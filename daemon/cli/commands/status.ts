@@ -42,8 +42,9 @@ function isAmiss(pod: PodAnswer): boolean {
 
 /** The page that a person reads. */
 export function statusText(answer: StatusAnswer, io: Pick<Io, 'now' | 'colour'>): string {
-  const parts = [headline(answer, io.now()), podTable(answer.pods, io.colour)];
-  const reasons = answer.pods.filter((pod) => pod.reason !== undefined);
+  const pods = answer.pods.toSorted((a, b) => compare(a.namespace, b.namespace) || compare(a.name, b.name));
+  const parts = [headline(answer, io.now()), podTable(pods, io.colour)];
+  const reasons = pods.filter((pod) => pod.reason !== undefined);
   if (reasons.length > 0)
     parts.push(
       reasons.map((pod) => printable(`${pod.namespace}/${pod.name}: ${pod.reason ?? ''}`)).join('\n') + '\n',
@@ -64,16 +65,14 @@ function headline(answer: StatusAnswer, nowMs: number): string {
 function podTable(pods: readonly PodAnswer[], colour: boolean): string {
   if (pods.length === 0)
     return 'no pod of this node is labelled (culvert.dev/mesh=enabled on it or its namespace)\n';
-  const rows = pods
-    .toSorted((a, b) => compare(a.namespace, b.namespace) || compare(a.name, b.name))
-    .map((pod) => [
-      pod.namespace,
-      pod.name,
-      stateCell(pod),
-      codeOf(pod.reason),
-      String(pod.olderConnections),
-      pod.id ?? '-',
-    ]);
+  const rows = pods.map((pod) => [
+    pod.namespace,
+    pod.name,
+    stateCell(pod),
+    codeOf(pod.reason),
+    String(pod.olderConnections),
+    pod.id ?? '-',
+  ]);
   return table(['NAMESPACE', 'POD', 'STATE', 'REASON', 'OLDER', 'IDENTITY'], rows, colour);
 }
 
