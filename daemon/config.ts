@@ -409,6 +409,7 @@ export function resolveCounts(config: Config, cores: number, openFiles: number):
   return {
     ...config,
     workers: config.workers === 0 ? Math.min(4, cores) : config.workers,
-    maxConnections: config.maxConnections === 0 ? Math.max(256, openFiles - RESERVED_FILES) : config.maxConnections,
+    maxConnections:
+      config.maxConnections === 0 ? Math.max(256, openFiles - RESERVED_FILES) : config.maxConnections,
   };
 }

@@ -23,11 +23,18 @@ export async function startDaemon(given: Config): Promise<void> {
   const config = resolveCounts(given, availableParallelism(), openFileLimit());
   const log = createLog({ level: config.logLevel, thread: 'main' });
   if (config.clusterDir === '')
-    throw new MeshError('CONFIG_INVALID', '--cluster-dir: no folder given, and the Kubernetes API is not a source yet');
+    throw new MeshError(
+      'CONFIG_INVALID',
+      '--cluster-dir: no folder given, and the Kubernetes API is not a source yet',
+    );
   const settings: MeshSettings = config;
   const state = new MeshState(settings);
-  const source = new FileSource({ folder: config.clusterDir });
-  const ca = await LocalCa.open({ folder: config.caDir, trustDomain: config.trustDomain, clock: systemClock });
+  const source = new FileSource(config.clusterDir);
+  const ca = await LocalCa.open({
+    folder: config.caDir,
+    trustDomain: config.trustDomain,
+    clock: systemClock,
+  });
   const certificates = new Certificates({
     source: ca,
     trustDomain: config.trustDomain,
@@ -63,7 +70,11 @@ export async function startDaemon(given: Config): Promise<void> {
     switch (event.type) {
       case 'certificate':
         workers.broadcast({ type: 'certificate', certificate: event.certificate });
-        enrolment.post({ type: 'identity-ready', id: event.certificate.id, notAfterMs: event.certificate.notAfterMs });
+        enrolment.post({
+          type: 'identity-ready',
+          id: event.certificate.id,
+          notAfterMs: event.certificate.notAfterMs,
+        });
         return;
       case 'failed':
         workers.broadcast({ type: 'certificate-failed', id: event.id, reason: event.reason });
@@ -82,7 +93,8 @@ export async function startDaemon(given: Config): Promise<void> {
       case 'want-identity': {
         certificates.want(message.id, message.urgent);
         const known = certificates.get(message.id);
-        if (known !== undefined) enrolment.post({ type: 'identity-ready', id: known.id, notAfterMs: known.notAfterMs });
+        if (known !== undefined)
+          enrolment.post({ type: 'identity-ready', id: known.id, notAfterMs: known.notAfterMs });
         return;
       }
       case 'release-identity':
@@ -107,10 +119,15 @@ export async function startDaemon(given: Config): Promise<void> {
   report.synced();
   workers.broadcast({ type: 'synced' });
   const listConnections = (): ReturnType<Workers['connections']> => workers.connections();
-  const admin = await startAdmin(report.adminOptions(listConnections, () => enrolment.post({ type: 'leave-all' })));
+  const admin = await startAdmin(
+    report.adminOptions(listConnections, () => enrolment.post({ type: 'leave-all' })),
+  );
   const signal = await Promise.race([untilSignal(), fatal.promise]);
 
-  log.info({ signal, connections: report.openConnections }, 'stopping: new connections are refused, open ones may end');
+  log.info(
+    { signal, connections: report.openConnections },
+    'stopping: new connections are refused, open ones may end',
+  );
   enrolment.post({ type: 'stop' });
   await stopped.promise;
   const cut = await workers.drain(Date.now() + config.drainSeconds);

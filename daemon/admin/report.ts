@@ -2,7 +2,13 @@
 import type { Config } from '../config.ts';
 import type { MeshState } from '../mesh/state.ts';
 import type { ClusterSource } from '../mesh/model.ts';
-import type { ConnectionRecord, EnrolmentToMain, OpenConnection, PodStatus, WorkerGauges } from '../mesh/wiring.ts';
+import type {
+  ConnectionRecord,
+  EnrolmentToMain,
+  OpenConnection,
+  PodStatus,
+  WorkerGauges,
+} from '../mesh/wiring.ts';
 import { Refusals, writeAccess } from '../observe/access.ts';
 import type { Log } from '../observe/log.ts';
 import { Metrics } from '../observe/metrics.ts';
@@ -96,11 +102,18 @@ export class NodeReport {
 
   certificate(event: { readonly type: string; readonly id?: string; readonly reason?: string }): void {
     const { log } = this.#options;
-    if (event.type === 'failed') log.warn({ identity: event.id, why: event.reason }, 'a certificate could not be issued; it is tried again');
-    if (event.type === 'expired') log.error({ identity: event.id }, 'a certificate has expired: its pods\' connections are refused');
+    if (event.type === 'failed')
+      log.warn(
+        { identity: event.id, why: event.reason },
+        'a certificate could not be issued; it is tried again',
+      );
+    if (event.type === 'expired')
+      log.error({ identity: event.id }, "a certificate has expired: its pods' connections are refused");
   }
 
-  enrolment(message: Extract<EnrolmentToMain, { type: 'started' | 'pods' | 'kernel-counters' | 'left' }>): void {
+  enrolment(
+    message: Extract<EnrolmentToMain, { type: 'started' | 'pods' | 'kernel-counters' | 'left' }>,
+  ): void {
     this.#heartbeats.beat('enrolment');
     switch (message.type) {
       case 'started':
@@ -178,7 +191,8 @@ export class NodeReport {
     const text = JSON.stringify(problems);
     if (text === this.#lastProblems) return;
     this.#lastProblems = text;
-    for (const problem of problems) this.#options.log.warn(problem, 'an object of the cluster can not be used; the last good state stays');
+    for (const problem of problems)
+      this.#options.log.warn(problem, 'an object of the cluster can not be used; the last good state stays');
   }
 
   #tellChanges(pods: readonly PodStatus[]): void {
@@ -206,7 +220,11 @@ function certificateStatus(line: CertificateLine): CertificateStatus {
 }
 
 /** A pod by name, for labels of metrics: its controller rather than itself, so that series do not multiply. */
-function describeWorkload(state: MeshState, namespace: string, pod: string): ReturnType<ConstructorParameters<typeof Metrics>[0]['describe']> {
+function describeWorkload(
+  state: MeshState,
+  namespace: string,
+  pod: string,
+): ReturnType<ConstructorParameters<typeof Metrics>[0]['describe']> {
   for (const workload of state.workloads()) {
     if (workload.namespace !== namespace || workload.name !== pod) continue;
     const { labels, owner } = workload;

@@ -59,7 +59,9 @@ export class CapturedPod {
     this.uid = uid;
     this.netnsFd = netnsFd;
     this.cgroupId = cgroupId;
-    this.cookie = BigInt(must(context.hot.netnsCookie(netnsFd), `read the netns cookie of pod ${uid}`, 'NETNS_FAILED'));
+    this.cookie = BigInt(
+      must(context.hot.netnsCookie(netnsFd), `read the netns cookie of pod ${uid}`, 'NETNS_FAILED'),
+    );
     try {
       this.#openListeners(workload);
     } catch (error) {
@@ -97,7 +99,12 @@ export class CapturedPod {
   /** Makes the kernel's entries what `facets` asks. Does nothing when they are so already. */
   apply(facets: Facets, workload: Workload): void {
     const before = this.#applied;
-    if (before !== undefined && before.hbone === facets.hbone && before.steer === facets.steer && before.capture === facets.capture)
+    if (
+      before !== undefined &&
+      before.hbone === facets.hbone &&
+      before.steer === facets.steer &&
+      before.capture === facets.capture
+    )
       return;
     this.#applied = undefined; // whatever fails below is tried again as a whole
     if (facets.hbone) this.#steer(facets);
@@ -161,7 +168,10 @@ export class CapturedPod {
       const result = this.#context.hot.destroySocket(this.netnsFd, socket);
       if (result === 0) cut += 1;
       else if (result !== ENOENT)
-        throw new MeshError('SYSTEM_CALL_FAILED', `could not cut an older connection of pod ${this.uid}: errno ${-result}`);
+        throw new MeshError(
+          'SYSTEM_CALL_FAILED',
+          `could not cut an older connection of pod ${this.uid}: errno ${-result}`,
+        );
     }
     this.countOlder();
     return cut;
@@ -290,4 +300,3 @@ export function podAddresses(hot: Hot, netnsFd: number): Ip[] {
 function isLoopback(ip: Ip): boolean {
   return ip.startsWith('127.') || ip === '::1';
 }
-

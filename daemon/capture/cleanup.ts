@@ -15,6 +15,9 @@ export function cleanupNode(options: { readonly nodeName: string; readonly bpffs
   try {
     return { removed: KernelState.remove(options.bpffs), left: [] };
   } catch (error) {
-    return { removed: [], left: [`${options.bpffs}: ${error instanceof Error ? error.message : String(error)}`] };
+    return {
+      removed: [],
+      left: [`${options.bpffs}: ${error instanceof Error ? error.message : String(error)}`],
+    };
   }
 }

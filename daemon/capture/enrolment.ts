@@ -48,6 +48,7 @@ interface Entry {
   captured: CapturedPod | undefined;
   /** Was it running, not captured, when it became wanted? Fixed when it does. */
   wasRunning: boolean;
+  wasEnrolled: boolean;
   guarded: string | undefined;
   problem: string | undefined;
   busy: boolean;
@@ -165,6 +166,7 @@ export class Enrolment {
       phase: { state: 'none' },
       id: undefined,
       captured: undefined,
+      wasEnrolled: isAdopted,
       wasRunning: running && !isAdopted && (this.#seenUnwanted.has(uid) || this.#isFirst),
       guarded: undefined,
       problem: undefined,
@@ -179,7 +181,11 @@ export class Enrolment {
   #isWanted(workload: Workload): boolean {
     if (this.#leavingAll !== undefined) return false;
     const isOver = workload.phase === 'Succeeded' || workload.phase === 'Failed';
-    return !isOver && this.#options.state.isLabelled(workload) && whyNotEnrollable(workload, this.#options.state.namespace(workload.namespace)) === undefined;
+    return (
+      !isOver &&
+      this.#options.state.isLabelled(workload) &&
+      whyNotEnrollable(workload, this.#options.state.namespace(workload.namespace)) === undefined
+    );
   }
 
   /** One pod, from where it is towards where it should be. A failure is kept as its reason and tried again. */
@@ -196,7 +202,8 @@ export class Enrolment {
       entry.problem = undefined;
     } catch (error) {
       const reason = error instanceof MeshError ? `${error.code}: ${error.message}` : String(error);
-      if (entry.problem !== reason) this.#options.log.error({ pod: entry.uid, err: error }, 'enrolment failed; it is tried again');
+      if (entry.problem !== reason)
+        this.#options.log.error({ pod: entry.uid, err: error }, 'enrolment failed; it is tried again');
       entry.problem = reason;
     }
   }
@@ -221,7 +228,13 @@ export class Enrolment {
       this.#hot.closeFd(sandbox.netnsFd);
       return;
     }
-    entry.captured = new CapturedPod(this.#options.context, entry.uid, sandbox.netnsFd, cgroupId(cgroup), entry.lastWorkload);
+    entry.captured = new CapturedPod(
+      this.#options.context,
+      entry.uid,
+      sandbox.netnsFd,
+      cgroupId(cgroup),
+      entry.lastWorkload,
+    );
     entry.captured.refreshAddresses();
   }
 
@@ -237,8 +250,7 @@ export class Enrolment {
       return;
     }
     this.#guard(entry, cgroup);
-    if (entry.captured !== undefined && entry.captured.ips.length > 0)
-      this.#apply(entry, entry.captured);
+    if (entry.captured !== undefined && entry.captured.ips.length > 0) this.#apply(entry, entry.captured);
   }
 
   #facts(entry: Entry, workload: Workload | undefined): PodFacts {
@@ -246,6 +258,7 @@ export class Enrolment {
       wanted: workload !== undefined && this.#isWanted(workload),
       hasNetns: (entry.captured?.ips.length ?? 0) > 0,
       wasRunning: entry.wasRunning,
+      wasEnrolled: entry.wasEnrolled,
       certificate: entry.id !== undefined && this.#hasCertificate(entry.id),
       listening: entry.captured !== undefined && this.#options.context.fleet.isListening(entry.uid),
       nowMs: Date.now(),
@@ -260,10 +273,12 @@ export class Enrolment {
   #enter(entry: Entry, next: Phase, workload: Workload | undefined): void {
     const before = entry.phase;
     entry.phase = next;
-    if (entry.id === undefined && workload !== undefined && next.state !== 'none') this.#wantIdentity(entry, workload);
+    if (entry.id === undefined && workload !== undefined && next.state !== 'none')
+      this.#wantIdentity(entry, workload);
     if (next.state === before.state && next.state !== 'joining') return;
     this.#announce(entry);
-    if (next.state === 'enrolled' && entry.captured !== undefined) this.#cutOlderIfAsked(entry, entry.captured);
+    if (next.state === 'enrolled' && entry.captured !== undefined)
+      this.#cutOlderIfAsked(entry, entry.captured);
   }
 
   #wantIdentity(entry: Entry, workload: Workload): void {
@@ -299,14 +314,18 @@ export class Enrolment {
       entry.guarded = undefined;
     }
     // A pod that should have been guarded from its start has nothing older: what it opened meanwhile went unguarded.
-    if (captures && entry.phase.state === 'opening') this.#cutUnguarded(entry, captured);
+    if (captures && entry.phase.state === 'opening' && !entry.wasEnrolled)
+      this.#cutUnguarded(entry, captured);
     entry.olderConnections = captured.countOlder();
   }
 
   #cutUnguarded(entry: Entry, captured: CapturedPod): void {
     const cut = captured.cutOlder(() => true);
     if (cut > 0)
-      this.#options.log.warn({ pod: entry.uid, connections: cut }, 'the pod started before it was guarded: its connections were cut');
+      this.#options.log.warn(
+        { pod: entry.uid, connections: cut },
+        'the pod started before it was guarded: its connections were cut',
+      );
   }
 
   /** DESIGN.md 3a: STRICT destroys connections older than enrolment; PERMISSIVE only on the pod's wish. */
@@ -315,7 +334,11 @@ export class Enrolment {
     const cut = captured.cutOlder(
       (port) => workload.cutExisting || mode(this.#options.state, workload, port) === 'strict',
     );
-    if (cut > 0) this.#options.log.info({ pod: entry.uid, connections: cut }, 'connections older than enrolment were cut');
+    if (cut > 0)
+      this.#options.log.info(
+        { pod: entry.uid, connections: cut },
+        'connections older than enrolment were cut',
+      );
   }
 
   #dismantle(entry: Entry, reason: 'POD_GONE' | 'POLICY_CHANGED'): void {
@@ -327,10 +350,14 @@ export class Enrolment {
     }
     const { captured } = entry;
     entry.captured = undefined;
-    const isOver = reason === 'POLICY_CHANGED' || !this.#isWanted(entry.lastWorkload) || this.#options.state.workload(entry.uid) === undefined;
+    const isOver =
+      reason === 'POLICY_CHANGED' ||
+      !this.#isWanted(entry.lastWorkload) ||
+      this.#options.state.workload(entry.uid) === undefined;
     if (isOver) this.#remove(entry);
     else entry.phase = { state: 'none' };
     entry.wasRunning = false;
+    entry.wasEnrolled = false;
     if (captured === undefined) return;
     entry.busy = true;
     void captured.dismantle(reason).finally(() => {
@@ -369,7 +396,8 @@ export class Enrolment {
     for (const entry of this.#entries.values()) {
       const deadline = nextDeadline(entry.phase, timing);
       if (deadline !== undefined) wait = Math.min(wait, Math.max(1, deadline - now));
-      if (entry.captured === undefined || entry.captured.ips.length === 0) wait = Math.min(wait, SANDBOX_POLL_MS);
+      if (entry.captured === undefined || entry.captured.ips.length === 0)
+        wait = Math.min(wait, SANDBOX_POLL_MS);
     }
     return wait;
   }
@@ -403,7 +431,10 @@ export class Enrolment {
         name: workload.name,
         namespace: workload.namespace,
         state: why === undefined ? 'pending' : 'unenrollable',
-        reason: why === undefined ? 'PENDING_CGROUP: the pod has no cgroup on this node yet' : `${why.code}: ${why.text}`,
+        reason:
+          why === undefined
+            ? 'PENDING_CGROUP: the pod has no cgroup on this node yet'
+            : `${why.code}: ${why.text}`,
         id: undefined,
         ips: workload.ips,
         olderConnections: 0,

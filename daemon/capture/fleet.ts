@@ -127,5 +127,4 @@ export class Fleet {
     closing.left.delete(index);
     if (closing.left.size === 0) closing.done();
   }
-
 }

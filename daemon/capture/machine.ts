@@ -7,7 +7,8 @@ import type { PodState, PublishedState } from '../mesh/model.ts';
 export type Phase =
   | { readonly state: 'none' }
   | { readonly state: 'pending'; readonly sinceMs: number }
-  | { readonly state: 'opening'; readonly sinceMs: number }
+  /** `wasEnrolled`: a daemon before us enrolled it; its promise stands meanwhile, since all that is closed stays so. */
+  | { readonly state: 'opening'; readonly sinceMs: number; readonly wasEnrolled: boolean }
   /** `publishedMs`: since when its outbound is captured and its peers may tunnel to it. */
   | { readonly state: 'joining'; readonly sinceMs: number; readonly publishedMs: number | undefined }
   | { readonly state: 'enrolled'; readonly sinceMs: number }
@@ -21,6 +22,8 @@ export interface PodFacts {
   readonly hasNetns: boolean;
   /** It was running, not captured, when it became wanted. */
   readonly wasRunning: boolean;
+  /** A daemon before us enrolled it, and its capture has stood ever since. */
+  readonly wasEnrolled: boolean;
   /** A usable certificate of its identity is with the workers. */
   readonly certificate: boolean;
   /** Every live worker accepts on every listener of the pod. */
@@ -42,7 +45,7 @@ export function nextPhase(phase: Phase, facts: PodFacts, timing: Timing): Phase 
       return facts.wanted ? entry(facts) : phase;
     case 'pending':
       if (!facts.wanted) return { state: 'none' };
-      return facts.hasNetns ? { state: 'opening', sinceMs: nowMs } : phase;
+      return facts.hasNetns ? { state: 'opening', sinceMs: nowMs, wasEnrolled: false } : phase;
     case 'opening':
       if (!facts.wanted) return { state: 'leaving', sinceMs: nowMs, redirected: true };
       return facts.certificate && facts.listening ? { state: 'enrolled', sinceMs: nowMs } : phase;
@@ -58,7 +61,9 @@ export function nextPhase(phase: Phase, facts: PodFacts, timing: Timing): Phase 
 function entry(facts: PodFacts): Phase {
   const sinceMs = facts.nowMs;
   if (facts.wasRunning) return { state: 'joining', sinceMs, publishedMs: undefined };
-  return facts.hasNetns ? { state: 'opening', sinceMs } : { state: 'pending', sinceMs };
+  return facts.hasNetns
+    ? { state: 'opening', sinceMs, wasEnrolled: facts.wasEnrolled }
+    : { state: 'pending', sinceMs };
 }
 
 function nextOfJoining(phase: Phase & { state: 'joining' }, facts: PodFacts, timing: Timing): Phase {
@@ -73,7 +78,11 @@ function nextOfLeaving(phase: Phase & { state: 'leaving' }, facts: PodFacts, tim
   const { nowMs } = facts;
   // Labelled again: it joins once more, captured from the start when its redirection never went off.
   if (facts.wanted)
-    return { state: 'joining', sinceMs: nowMs, publishedMs: phase.redirected && facts.certificate ? nowMs : undefined };
+    return {
+      state: 'joining',
+      sinceMs: nowMs,
+      publishedMs: phase.redirected && facts.certificate ? nowMs : undefined,
+    };
   const left = nowMs - phase.sinceMs;
   if (phase.redirected) return left >= timing.leaveWait ? { ...phase, redirected: false } : phase;
   return left >= timing.leaveWait + timing.leaveGrace ? { state: 'none' } : phase;
@@ -115,8 +124,9 @@ export function publishedOf(phase: Phase): PublishedState['state'] | undefined {
   switch (phase.state) {
     case 'none':
     case 'pending':
-    case 'opening':
       return undefined;
+    case 'opening':
+      return phase.wasEnrolled ? 'enrolled' : undefined;
     case 'joining':
       return phase.publishedMs === undefined ? 'joining' : 'enrolled';
     case 'enrolled':
@@ -127,24 +137,33 @@ export function publishedOf(phase: Phase): PublishedState['state'] | undefined {
 
 /** When `phase` can change by time alone, ms since the epoch; undefined: never. */
 export function nextDeadline(phase: Phase, timing: Timing): number | undefined {
-  if (phase.state === 'joining' && phase.publishedMs !== undefined) return phase.publishedMs + timing.joinWait;
+  if (phase.state === 'joining' && phase.publishedMs !== undefined)
+    return phase.publishedMs + timing.joinWait;
   if (phase.state !== 'leaving') return undefined;
   return phase.sinceMs + timing.leaveWait + (phase.redirected ? 0 : timing.leaveGrace);
 }
 
 /** The phase's name for people; a pod that only waits for its certificate to join says so in its reason. */
-export function reasonOf(phase: Phase, facts: Pick<PodFacts, 'certificate' | 'hasNetns'>): string | undefined {
+export function reasonOf(
+  phase: Phase,
+  facts: Pick<PodFacts, 'certificate' | 'hasNetns'>,
+): string | undefined {
   switch (phase.state) {
     case 'none':
     case 'enrolled':
       return undefined;
     case 'pending':
-      return 'PENDING_SANDBOX: the pod\'s sandbox has not started or has no address yet';
+      return "PENDING_SANDBOX: the pod's sandbox has not started or has no address yet";
     case 'opening':
-      return facts.certificate ? 'OPENING: listeners are being opened' : 'OPENING_NO_CERTIFICATE: connections are held until the certificate arrives';
+      return facts.certificate
+        ? 'OPENING: listeners are being opened'
+        : 'OPENING_NO_CERTIFICATE: connections are held until the certificate arrives';
     case 'joining':
-      if (phase.publishedMs !== undefined) return 'JOINING: peers are being told; plaintext is still accepted';
-      return facts.certificate ? 'JOINING: listeners are being opened' : 'JOINING_NO_CERTIFICATE: nothing is promised until its certificate arrives';
+      if (phase.publishedMs !== undefined)
+        return 'JOINING: peers are being told; plaintext is still accepted';
+      return facts.certificate
+        ? 'JOINING: listeners are being opened'
+        : 'JOINING_NO_CERTIFICATE: nothing is promised until its certificate arrives';
     case 'leaving':
       return phase.redirected ? 'LEAVING: peers are being told' : 'LEAVING: older tunnels may finish';
   }

@@ -120,7 +120,10 @@ async function askToYield(file: string): Promise<{ socket: Socket; generation: n
     const answer = await firstLine(socket);
     if (typeof answer['generation'] === 'number') return { socket, generation: answer['generation'] };
     socket.destroy();
-    throw new MeshError('NODE_OWNED', `this node is being handed to another daemon just now (${file}); start again`);
+    throw new MeshError(
+      'NODE_OWNED',
+      `this node is being handed to another daemon just now (${file}); start again`,
+    );
   } catch (error) {
     socket.destroy();
     const code: unknown = Reflect.get(Object(error), 'code');
@@ -137,7 +140,12 @@ function firstLine(socket: Socket): Promise<Record<string, unknown>> {
   return new Promise((resolve, reject) => {
     const timer = setTimeout(() => {
       socket.destroy();
-      reject(new MeshError('NODE_OWNED', `the daemon that owns this node did not yield within ${ASK_TIMEOUT_MS} ms`));
+      reject(
+        new MeshError(
+          'NODE_OWNED',
+          `the daemon that owns this node did not yield within ${ASK_TIMEOUT_MS} ms`,
+        ),
+      );
     }, ASK_TIMEOUT_MS);
     const done = (finish: () => void): void => {
       clearTimeout(timer);

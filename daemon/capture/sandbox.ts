@@ -19,7 +19,12 @@ export interface Sandbox {
  * @param cgroupOf the pod's cgroup as a process in it sees it is told by `/proc/PID/cgroup`: re-read after opening the
  *   netns, because a pid can have been reused in between.
  */
-export function findSandbox(hot: Hot, procRoot: string, cgroupPath: string, hostNetnsFd: number): Sandbox | undefined {
+export function findSandbox(
+  hot: Hot,
+  procRoot: string,
+  cgroupPath: string,
+  hostNetnsFd: number,
+): Sandbox | undefined {
   for (const directory of cgroupsBelow(cgroupPath)) {
     for (const pid of processesOf(directory)) {
       const netnsFd = hot.openNetns(path.join(procRoot, String(pid), 'ns/net'));

@@ -77,13 +77,14 @@ class EnrolmentThread {
       'NETNS_FAILED',
     );
     this.#state = new MeshState(data.settings);
-    const hostNetnsCookie = BigInt(must(this.#hot.netnsCookie(this.#hostNetnsFd), "read the node's netns cookie"));
+    const hostNetnsCookie = BigInt(
+      must(this.#hot.netnsCookie(this.#hostNetnsFd), "read the node's netns cookie"),
+    );
     this.#kernel = KernelState.open({ bpffs: config.bpffs, kubepods: this.#kubepods.path, hostNetnsCookie });
     this.#fleet = this.#makeFleet();
     this.#enrolment = this.#makeEnrolment();
-    this.#source = new FileSource({
-      folder: config.clusterDir,
-      only: { kinds: ['Namespace', 'Pod', 'Node'], node: config.nodeName },
+    this.#source = new FileSource(config.clusterDir, {
+      filter: { kinds: ['Namespace', 'Pod', 'Node'], node: config.nodeName },
     });
   }
 
@@ -125,7 +126,7 @@ class EnrolmentThread {
 
   #makeEnrolment(): Enrolment {
     const { config, settings } = this.#data;
-    const publisher = new PublishedStateWriter({ folder: config.clusterDir, node: config.nodeName });
+    const publisher = new PublishedStateWriter(config.clusterDir, config.nodeName);
     return new Enrolment({
       context: {
         hot: this.#hot,
@@ -145,7 +146,12 @@ class EnrolmentThread {
         wantIdentity: (id, urgent) => this.#tell({ type: 'want-identity', id, urgent }),
         releaseIdentity: (id) => this.#tell({ type: 'release-identity', id }),
         pods: (pods) => this.#tell({ type: 'pods', pods }),
-        publish: (states) => publisher.publish(states),
+        publish: (states) =>
+          void publisher
+            .publish(states)
+            .catch((error: unknown) =>
+              this.#log.error({ err: error }, 'the published state could not be written'),
+            ),
       },
       log: this.#log,
     });
@@ -193,10 +199,15 @@ class EnrolmentThread {
     for (const directory of this.#kubepods.classes) {
       try {
         const watcher = watch(directory, () => this.#enrolment.poke());
-        watcher.on('error', (error) => this.#log.warn({ directory, err: error }, 'a cgroup is not watched any more'));
+        watcher.on('error', (error) =>
+          this.#log.warn({ directory, err: error }, 'a cgroup is not watched any more'),
+        );
         this.#watchers.push(watcher);
       } catch (error) {
-        this.#log.warn({ directory, err: error }, 'a cgroup could not be watched; pods in it are found by rescans');
+        this.#log.warn(
+          { directory, err: error },
+          'a cgroup could not be watched; pods in it are found by rescans',
+        );
       }
     }
     this.#survey = setInterval(() => this.#lookAround(), SURVEY_MS);
@@ -230,5 +241,9 @@ try {
   await EnrolmentThread.start(data);
 } catch (error) {
   const code = error instanceof MeshError ? error.code : 'INTERNAL';
-  data.main.postMessage({ type: 'fatal', code, message: error instanceof Error ? error.message : String(error) });
+  data.main.postMessage({
+    type: 'fatal',
+    code,
+    message: error instanceof Error ? error.message : String(error),
+  });
 }

@@ -4,7 +4,11 @@ import type { DataPlane } from './plane.ts';
 const LOOK_EVERY_MS = 100;
 
 /** @returns how many connections had to be cut at `deadlineMs` (since the epoch). */
-export async function drain(plane: DataPlane, closeListeners: () => void, deadlineMs: number): Promise<number> {
+export async function drain(
+  plane: DataPlane,
+  closeListeners: () => void,
+  deadlineMs: number,
+): Promise<number> {
   closeListeners();
   plane.holding.giveUpAll();
   plane.tunnels.drain();

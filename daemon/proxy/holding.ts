@@ -32,7 +32,12 @@ export class Holding {
    * Calls `then` with the first value that `attempt` gives, now or after a change; `giveUp` when time or places ran
    * out or `signal` aborted (the attempt's last word is then the answer).
    */
-  until<T>(attempt: () => Attempt<T>, then: (value: T) => void, giveUp: () => void, signal: AbortSignal): void {
+  until<T>(
+    attempt: () => Attempt<T>,
+    then: (value: T) => void,
+    giveUp: () => void,
+    signal: AbortSignal,
+  ): void {
     const first = attempt();
     if (!first.held) {
       then(first.value);

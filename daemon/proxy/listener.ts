@@ -27,7 +27,12 @@ export class Listeners {
   /** Starts accepting on `fd`, which this worker owns from now on; calls back when it does. */
   open(uid: PodUid, role: Role, fd: number, onListening: () => void): void {
     this.close(uid, [role]);
-    const server = createServer({ pauseOnConnect: true, allowHalfOpen: true, noDelay: true, keepAlive: true });
+    const server = createServer({
+      pauseOnConnect: true,
+      allowHalfOpen: true,
+      noDelay: true,
+      keepAlive: true,
+    });
     server.on('error', (error) => this.#onError(uid, role, error));
     server.on('connection', (socket) => this.#onConnection(uid, role, socket));
     this.#servers.set(keyOf(uid, role), server);

@@ -242,11 +242,7 @@ function describeClear(
   connection.facts.dstNamespace = workload?.namespace;
 }
 
-function describeTunnel(
-  connection: Connection,
-  verdict: TunnelVerdict,
-  candidate: TunnelTarget,
-): void {
+function describeTunnel(connection: Connection, verdict: TunnelVerdict, candidate: TunnelTarget): void {
   if (verdict.service !== undefined)
     connection.facts.dstService = `${verdict.service.name}.${verdict.service.namespace}`;
   connection.facts.dstWorkload = candidate.workload.name;

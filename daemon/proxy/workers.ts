@@ -3,7 +3,13 @@ import { MessageChannel, Worker } from 'node:worker_threads';
 import type { MessagePort } from 'node:worker_threads';
 import type { Config } from '../config.ts';
 import type { MeshSettings } from '../mesh/model.ts';
-import type { ConnectionRecord, MainToWorker, OpenConnection, WorkerGauges, WorkerToMain } from '../mesh/wiring.ts';
+import type {
+  ConnectionRecord,
+  MainToWorker,
+  OpenConnection,
+  WorkerGauges,
+  WorkerToMain,
+} from '../mesh/wiring.ts';
 import type { Log } from '../observe/log.ts';
 import type { WorkerData } from './worker.ts';
 
@@ -48,7 +54,13 @@ export class Workers {
   #stopping = false;
   #restartMs = RESTART_MIN_MS;
 
-  constructor(options: { count: number; config: Config; settings: MeshSettings; events: WorkersEvents; log: Log }) {
+  constructor(options: {
+    count: number;
+    config: Config;
+    settings: MeshSettings;
+    events: WorkersEvents;
+    log: Log;
+  }) {
     this.count = options.count;
     this.#config = options.config;
     this.#settings = options.settings;
@@ -132,7 +144,8 @@ export class Workers {
         this.#events.onOpened(message.connections ?? []);
         return;
       case 'closed':
-        for (const record of message.records) if (record.reportedOpen === true) slot.open.delete(record.connId);
+        for (const record of message.records)
+          if (record.reportedOpen === true) slot.open.delete(record.connId);
         this.#events.onClosed(message.records);
         return;
       case 'connections':
