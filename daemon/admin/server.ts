@@ -29,7 +29,9 @@ const LOOPBACK = '127.0.0.1';
 const ANSWER_MS = 5_000;
 const REQUEST_MS = 5_000;
 const MAX_HEADER_BYTES = 8_192;
-const MAX_CONNECTIONS = 64;
+const MAX_CONNECTIONS = 512;
+/** So that one pod that opens many can't keep the kubelet's probe out. */
+const MAX_CONNECTIONS_PER_ADDRESS = 16;
 
 /** The names by which a browser or port-forward on this machine can call loopback. Others: DNS rebinding. */
 const LOOPBACK_HOST = /^(?:localhost|127\.0\.0\.1|\[::1\])(?::\d{1,5})?$/i;
@@ -88,8 +90,24 @@ function makeServer(routes: Routes, guard: Guard, log: Log): Server {
     },
   );
   server.maxConnections = MAX_CONNECTIONS;
+  limitPerAddress(server);
   server.on('error', (error) => log.error({ err: error }, 'admin server failed'));
   return server;
+}
+
+function limitPerAddress(server: Server): void {
+  const open = new Map<string, number>();
+  server.on('connection', (socket) => {
+    const address = socket.remoteAddress ?? '';
+    const count = (open.get(address) ?? 0) + 1;
+    open.set(address, count);
+    socket.once('close', () => {
+      const left = (open.get(address) ?? 1) - 1;
+      if (left > 0) open.set(address, left);
+      else open.delete(address);
+    });
+    if (count > MAX_CONNECTIONS_PER_ADDRESS) socket.destroy();
+  });
 }
 
 async function respond(

@@ -60,7 +60,7 @@ const FIXED: readonly FixedLimit[] = [
   },
   {
     title: 'Admin, metrics and health servers',
-    text: '64 connections each, 8 KiB of headers, 5 s for a request and for its answer; no request has a body.',
+    text: '512 connections each, 16 of one address, 8 KiB of headers, 5 s for a request and for its answer; no request has a body.',
   },
 ];
 

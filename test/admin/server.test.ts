@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { request } from 'node:http';
 import type { IncomingMessage } from 'node:http';
+import { once } from 'node:events';
 import { connect, createServer } from 'node:net';
 import { text as readText } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
@@ -165,6 +166,20 @@ describe('the three servers', () => {
     };
     assert.equal((await call(admin, '/config')).status, 500);
     assert.equal((await call(admin, '/status')).status, 200);
+  });
+
+  it('answer a probe while another address holds all the connections that it may', async () => {
+    const { health } = daemon.ports;
+    daemon.dead = [];
+    const idle = Array.from({ length: 40 }, () =>
+      connect({ host: '127.0.0.1', port: health, localAddress: '127.0.0.3' }),
+    );
+    for (const socket of idle) socket.on('error', () => undefined);
+    // The server cuts those beyond 16; the others stay, saying nothing.
+    await Promise.all(idle.slice(16).map((socket) => once(socket, 'close')));
+    assert.equal((await call(health, '/healthz')).status, 200);
+    assert.equal(idle.filter((socket) => socket.destroyed).length, 24);
+    for (const socket of idle) socket.destroy();
   });
 
   it('refuse headers beyond 8 KiB', async () => {

@@ -106,10 +106,14 @@ describe('culvert status', () => {
 
   it('colours on a terminal only, and lets no name move the cursor', async () => {
     await using api = await startApi();
-    api.backend.statuses = [{ ...FULL, problems: [{ where: 'a\u001b[2J\nfake', line: 1, reason: 'x' }] }];
+    const refusals = FULL.refusals.map((refusal) => ({ ...refusal, source: 'b\u001b[1A\u202e' }));
+    api.backend.statuses = [
+      { ...FULL, refusals, problems: [{ where: 'a\u001b[2J\nfake', line: 1, reason: 'x' }] },
+    ];
     const plain = await culvert(['status', '--admin', api.address]);
     assert.doesNotMatch(plain.out, new RegExp('\u001b'));
     assert.match(plain.out, /a\?\[2J\?fake:1: x/);
+    assert.match(plain.out, / b\?\[1A\? /);
     const coloured = await culvert(['status', '--admin', api.address], { colour: true });
     assert.match(coloured.out, new RegExp('\u001b\\[32menrolled\u001b\\[0m'));
     assert.equal(coloured.out.replaceAll(/\u001b\[\d+m/g, ''), plain.out, 'colours do not move columns');
