@@ -45,6 +45,7 @@ def do_connect(c):
         sock.bind((c["bind"], c.get("sport", 0)))
     sock.settimeout(c.get("timeout", LIMIT))
     if c.get("fastopen"):
+        sock.setblocking(True)  # else it says EINPROGRESS
         sock.sendto(b"hello", socket.MSG_FASTOPEN, (c["host"], c["port"]))
     elif c.get("nonblocking"):
         import select
@@ -112,7 +113,6 @@ def do_udp(c):
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.connect((c["host"], c["port"]))
     return {"peer": name(sock.getpeername())}
-
 
 
 def main():
