@@ -282,11 +282,11 @@ export class Certificates implements Disposable {
     return Math.min(expiry, attempt);
   }
 
-  /** Sweeps in `waitMs` (1 ms to 30 s), or earlier if that was asked before. */
+  /** Sweeps in `waitMs` (at least 1 ms), or earlier if that was asked before. */
   #arm(waitMs: number): void {
     if (this.#disposed) return;
     const { clock } = this.#options;
-    const delayMs = Math.ceil(Math.min(Math.max(waitMs, 1), TICK_MS));
+    const delayMs = Math.ceil(Math.max(waitMs, 1));
     const atMs = clock.monotonicMs() + delayMs;
     if (this.#timer !== undefined && this.#timer.atMs <= atMs) return;
     this.#timer?.cancel();

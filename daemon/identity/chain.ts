@@ -117,7 +117,11 @@ function issued(
   path: readonly X509Certificate[],
   search: Search,
 ): boolean {
-  if (!subject.checkIssued(issuer) || search.checksLeft-- <= 0) return false;
+  if (!subject.checkIssued(issuer)) return false;
+  if (search.checksLeft-- <= 0) {
+    search.wrong = `it needs more than ${MAX_CHECKS} signature checks`;
+    return false;
+  }
   if (!subject.verify(issuer.publicKey)) return false;
   const wrong = judgeIssuer(issuer, path.length - 1, search);
   search.wrong ??= wrong === undefined ? undefined : `its issuer ${excerpt(issuer.subject)} ${wrong}`;

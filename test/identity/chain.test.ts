@@ -1,10 +1,13 @@
 import assert from 'node:assert/strict';
-import { X509Certificate } from 'node:crypto';
+import { X509Certificate, createPrivateKey, generateKeyPairSync } from 'node:crypto';
+import type { KeyObject } from 'node:crypto';
 import { describe, it } from 'node:test';
 import { acceptIssued } from '../../daemon/identity/accept.ts';
 import { readPem, verifyChain } from '../../daemon/identity/chain.ts';
 import { issue, makeCa, makeIntermediate, selfSigned } from '../support/pki.ts';
-import { TRUST_DOMAIN, WEB, id } from './forge.ts';
+import { toPem } from '../../daemon/identity/csr.ts';
+import { TRUST_DOMAIN, WEB, basicConstraints, commonName, forge, id, keyUsage, tlv } from './forge.ts';
+import type { Forgery } from './forge.ts';
 
 const root = makeCa();
 const middle = makeIntermediate(root);
@@ -21,6 +24,25 @@ function idOf(chain: string | readonly Uint8Array[], roots: string): string {
   const verdict = verifyChain(chain, roots, options());
   assert.ok(verdict.ok, verdict.ok ? '' : verdict.detail);
   return verdict.id;
+}
+
+interface ForgedCa {
+  readonly name: string;
+  readonly der: Buffer;
+  readonly key: KeyObject;
+}
+
+function forgeCa(dates: Forgery, name: string, by?: ForgedCa, ...pathLength: readonly Buffer[]): ForgedCa {
+  const { privateKey, publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
+  const der = forge({
+    ...dates,
+    issuer: commonName(by?.name ?? name),
+    subject: commonName(name),
+    spki: publicKey.export({ type: 'spki', format: 'der' }),
+    key: by?.key ?? privateKey,
+    extensions: [basicConstraints(true, ...pathLength), keyUsage(1, 0x06)],
+  });
+  return { name, der, key: privateKey };
 }
 
 describe('a chain', () => {
@@ -86,10 +108,41 @@ describe('a chain that is refused', () => {
     refused(issue(root, WEB, { isCa: true }).chainPem, root.certPem, /CA certificate/);
     refused(issue(root, 'spiffe://other/ns/shop/sa/web').chainPem, root.certPem, /trust domain/);
   });
-  it('in bounded time when its intermediates all sign each other', () => {
-    const twins = Array.from({ length: 7 }, () => middle.der);
-    const liar = issue({ ...middle, intermediatesPem: '' }, WEB);
-    refused([liar.der, ...twins], makeCa().certPem, /does not chain/);
+  it('in bounded work when its intermediates all sign each other', () => {
+    const liar = makeCa();
+    const twins = Array.from({ length: 7 }, () => liar.der);
+    refused([issue(liar, WEB).der, ...twins], root.certPem, /more than 128 signature checks/);
+  });
+  it('whose names and key identifiers fit, but not its signature', () => {
+    const dates = { notBeforeMs: Date.now() - DAY, notAfterMs: Date.now() + DAY };
+    const ca = makeCa('some CA');
+    const key = createPrivateKey(ca.keyPem);
+    assert.equal(idOf([forge({ ...dates, key })], ca.certPem), WEB);
+    refused([forge({ ...dates })], ca.certPem, /does not chain/);
+  });
+  it('through a certificate that may sign but is no CA', () => {
+    const made = issue(root, [], { isCa: false, keyUsage: 0x06, usages: [], commonName: 'no CA' });
+    const liar = { ...root, name: 'no CA', keyPem: made.keyPem };
+    refused([issue(liar, WEB).der, made.der], root.certPem, /is no CA certificate/);
+  });
+  it('through an intermediate without keyCertSign', () => {
+    const made = issue(root, [], { isCa: true, keyUsage: 0x80, usages: [], commonName: 'weak' });
+    const liar = { ...root, name: 'weak', keyPem: made.keyPem };
+    refused([issue(liar, WEB).der, made.der], root.certPem, /does not chain|keyCertSign/);
+  });
+  it('longer than a CA of it allows', () => {
+    const dates = { notBeforeMs: Date.now() - DAY, notAfterMs: Date.now() + DAY };
+    for (const [length, fits] of [
+      [0, false],
+      [1, true],
+    ] as const) {
+      const ca = forgeCa(dates, 'top', undefined, tlv(0x02, Buffer.of(length)));
+      const below = forgeCa(dates, 'below', ca);
+      const leaf = forge({ ...dates, issuer: commonName('below'), key: below.key });
+      const top = toPem('CERTIFICATE', ca.der);
+      if (fits) assert.equal(idOf([leaf, below.der], top), WEB);
+      else refused([leaf, below.der], top, /path length/);
+    }
   });
   it('with 65 roots, and takes 64', () => {
     const leaf = issue(root, WEB).chainPem;

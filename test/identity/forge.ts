@@ -1,5 +1,6 @@
-/** Certificates byte by byte, also such as no library makes. The signature is nobody's: svid.ts leaves it to TLS. */
-import { generateKeyPairSync } from 'node:crypto';
+/** Certificates byte by byte, also such as no library makes. Mostly unsigned: svid.ts leaves that to TLS. */
+import { generateKeyPairSync, sign } from 'node:crypto';
+import type { KeyObject } from 'node:crypto';
 import { parseTrustDomain, spiffeId } from '../../daemon/mesh/ids.ts';
 import type { SpiffeId, TrustDomain } from '../../daemon/mesh/ids.ts';
 
@@ -50,20 +51,28 @@ export const keyUsage = (...bytes: readonly number[]): Buffer =>
   extension(OID.ku, true, tlv(0x03, Buffer.of(...bytes)));
 export const extKeyUsage = (...purposes: readonly Uint8Array[]): Buffer =>
   extension(OID.eku, false, tlv(0x30, ...purposes));
-export const basicConstraints = (ca: boolean): Buffer =>
-  extension(OID.bc, true, tlv(0x30, ...(ca ? [TRUE] : [])));
+export const basicConstraints = (ca: boolean, ...pathLength: readonly Uint8Array[]): Buffer =>
+  extension(OID.bc, true, tlv(0x30, ...(ca ? [TRUE] : []), ...pathLength));
 
 export interface Forgery {
   readonly extensions?: readonly Uint8Array[];
   readonly subject?: Uint8Array;
   readonly notBeforeMs?: number;
   readonly notAfterMs?: number;
+  readonly issuer?: Uint8Array;
+  /** SubjectPublicKeyInfo; some P-256 key's when left out. */
+  readonly spki?: Uint8Array;
+  /** Who signs; without it the signature is garbage. */
+  readonly key?: KeyObject;
   /** v3 when left out. */
   readonly version?: Uint8Array;
 }
 
 const { publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
 const SPKI = publicKey.export({ type: 'spki', format: 'der' });
+
+/** The form of an ECDSA signature. */
+const GARBAGE = Buffer.from('3006020101020101', 'hex');
 
 /** What istiod issues: one critical URI SAN, no subject, digitalSignature and keyEncipherment, both purposes. */
 export const HONEST = [
@@ -79,13 +88,14 @@ export function forge(forgery: Forgery = {}): Buffer {
     forgery.version ?? tlv(0xa0, tlv(0x02, Buffer.of(2))),
     tlv(0x02, Buffer.of(1, 2, 3)),
     ECDSA_SHA256,
-    commonName('some CA'),
+    forgery.issuer ?? commonName('some CA'),
     tlv(0x30, time(forgery.notBeforeMs ?? NOW - HOUR), time(forgery.notAfterMs ?? NOW + HOUR)),
     forgery.subject ?? tlv(0x30),
-    SPKI,
+    forgery.spki ?? SPKI,
     tlv(0xa3, tlv(0x30, ...(forgery.extensions ?? HONEST))),
   );
-  return tlv(0x30, tbs, ECDSA_SHA256, tlv(0x03, Buffer.from('003006020101020101', 'hex')));
+  const signature = forgery.key === undefined ? GARBAGE : sign('sha256', tbs, forgery.key);
+  return tlv(0x30, tbs, ECDSA_SHA256, tlv(0x03, Buffer.of(0), signature));
 }
 
 /** An honest leaf but for its SAN extension(s). */

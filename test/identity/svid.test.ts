@@ -88,6 +88,9 @@ describe('refused: names', () => {
       /not critical/,
     ],
     'a URI in constructed form': [forgeSan(san(tlv(0xa6, tlv(0x16, Buffer.from(WEB))))), /./],
+    'a URI with a tag of another class': [forgeSan(san(tlv(0x46, Buffer.from(WEB)))), /./],
+    'a URI with a private tag': [forgeSan(san(tlv(0xc6, Buffer.from(WEB)))), /./],
+    'a URI with its universal tag': [forgeSan(san(tlv(0x16, Buffer.from(WEB)))), /./],
     'an unknown kind of name': [forgeSan(san(tlv(0x89, Buffer.from(WEB)))), /./],
     'a URI and an unknown kind of name': [forgeSan(san(uri(WEB), tlv(0x89, Buffer.from(WEB)))), /./],
     'bytes after the list': [
