@@ -48,8 +48,8 @@ class TwoEnds implements Relay {
     this.#halfClosedTimeoutMs = options.halfClosedTimeoutMs;
     this.#forward = new Direction(this, a, b);
     this.#back = new Direction(this, b, a);
-    this.#watch(a, 'CLIENT_RESET', this.#forward);
-    this.#watch(b, 'UPSTREAM_RESET', this.#back);
+    this.#watch(this.#forward, this.#back, 'CLIENT_RESET');
+    this.#watch(this.#back, this.#forward, 'UPSTREAM_RESET');
     this.#forward.start();
     this.#back.start();
   }
@@ -80,7 +80,9 @@ class TwoEnds implements Relay {
     this.#silence ??= setTimeout(() => this.cut('HALF_CLOSED_TIMEOUT'), this.#halfClosedTimeoutMs);
   }
 
-  #watch(end: Duplex, reason: Reason, from: Direction): void {
+  /** Watches the end that `from` reads and `to` writes. */
+  #watch(from: Direction, to: Direction, reason: Reason): void {
+    const end = from.source;
     if (end.destroyed) {
       // It broke between its answer and now; its 'close' may have been and gone.
       setImmediate(() => {
@@ -95,6 +97,8 @@ class TwoEnds implements Relay {
     });
     end.once('close', () => {
       if (failure !== undefined || !from.hasEnded || isAborted(end)) this.#broke(end, reason, failure);
+      // It has said all, and wants no more: the other side gets what is still on its way to it.
+      else if (!to.hasEnded) closeWhenFinished(to.source);
       this.#oneClosed();
     });
   }
@@ -158,6 +162,11 @@ class Direction {
     this.#sink.end();
     this.#owner.ended();
   }
+}
+
+function closeWhenFinished(end: Duplex): void {
+  if (end.writableFinished) end.destroy();
+  else end.once('finish', () => end.destroy());
 }
 
 function kindOf(end: Duplex): Kind {

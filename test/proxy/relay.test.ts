@@ -18,13 +18,20 @@ interface Path {
   readonly farRelay: Relay;
 }
 
-/** client app ─ relay ─ tunnel ─ relay ─ server app. */
+let lastPort = 1_000;
+
+/** client app ─ relay ─ tunnel ─ relay ─ server app. Any number may be opened at once. */
 async function openPath(wire: Wire, halfClosedTimeoutMs = 60_000): Promise<Path> {
   const [left, right] = await Promise.all([socketPair(), socketPair()]);
+  const port = ++lastPort;
+  const others = wire.onConnect;
   const farRelay = new Promise<Relay>((resolve) => {
-    wire.onConnect = (connect) => resolve(relay(connect.accept(), right.near, { halfClosedTimeoutMs }));
+    wire.onConnect = (connect) => {
+      if (connect.target.port !== port) others(connect);
+      else resolve(relay(connect.accept(), right.near, { halfClosedTimeoutMs }));
+    };
   });
-  const opened = await wire.tunnels.open(wire.request());
+  const opened = await wire.tunnels.open(wire.request({ authority: `10.0.0.1:${port}` }));
   assert.ok(opened.ok);
   const nearRelay = relay(left.far, opened.stream, { halfClosedTimeoutMs });
   return { client: left.near, server: right.far, nearRelay, farRelay: await farRelay };
@@ -75,19 +82,9 @@ test('8 echoes of 20 MB with half-close on one tunnel come back whole', async ()
     const expected = { bytesSent: size, bytesReceived: size, reason: 'OK', detail: undefined };
     assert.deepEqual([near, far], [expected, expected]);
   };
-  // The paths are made one after the other because the kit decides per CONNECT; the bytes run at once.
-  await Promise.all(await startAll(8, one));
+  await Promise.all(Array.from({ length: 8 }, one));
   assert.equal(wire.tunnels.size, 1);
 });
-
-async function startAll(count: number, one: () => Promise<void>): Promise<Promise<void>[]> {
-  const running: Promise<void>[] = [];
-  for (let i = 0; i < count; i++) {
-    running.push(one());
-    await new Promise((resolve) => setTimeout(resolve, 20));
-  }
-  return running;
-}
 
 test('64 MiB each way at once arrive with the same checksum', async () => {
   await using wire = await openWire();

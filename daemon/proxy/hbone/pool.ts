@@ -1,6 +1,7 @@
 /** The client side of HBONE: tunnels shared by the streams of one pod to one destination (HBONE.md 3.10). */
 import { ClientTunnel, dialTunnel } from './tunnel.ts';
 import type { DialContext, StreamRefusal } from './tunnel.ts';
+import { TunnelLostError } from './session.ts';
 import { TunnelTable } from './table.ts';
 import type { PodUid } from '../../mesh/ids.ts';
 import type { Refusal, TunnelKey, TunnelRequest, Tunnels, TunnelStream } from '../seams.ts';
@@ -41,7 +42,7 @@ class Pool implements Tunnels {
 
   closePod(uid: PodUid, cut: boolean): void {
     for (const tunnel of this.#table.ofPod(uid)) {
-      if (cut) tunnel.session.destroy();
+      if (cut) tunnel.session.destroy(new TunnelLostError('the pod has left'));
       else tunnel.retire();
     }
   }

@@ -10,7 +10,7 @@ import type { PodUid, SpiffeId } from '../../mesh/ids.ts';
 import { parseConnect } from './connect.ts';
 import { answer, IncomingStream } from './incoming.ts';
 import { TlsFronts } from './fronts.ts';
-import { guard, sessionOptions, settingsOf, superviseSession } from './session.ts';
+import { guard, sessionOptions, settingsOf, superviseSession, TunnelLostError } from './session.ts';
 import type { HboneConfig } from './session.ts';
 import { TunnelTable } from './table.ts';
 import type { Identities, Refusal, TunnelAccept, TunnelServer } from '../seams.ts';
@@ -78,7 +78,7 @@ class Server implements TunnelServer {
 
   closePod(uid: PodUid, cut: boolean): void {
     for (const tunnel of this.#tunnels.ofPod(uid)) {
-      if (cut) tunnel.session.destroy();
+      if (cut) tunnel.session.destroy(new TunnelLostError('the pod has left'));
       else tunnel.session.close();
     }
   }
