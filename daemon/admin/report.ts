@@ -1,4 +1,5 @@
 /** What the daemon knows of itself: the admin API's answers, the metrics, readiness, the access records. */
+import { monitorEventLoopDelay } from 'node:perf_hooks';
 import type { Config } from '../config.ts';
 import type { MeshState } from '../mesh/state.ts';
 import type { ClusterSource } from '../mesh/model.ts';
@@ -15,6 +16,7 @@ import { Metrics } from '../observe/metrics.ts';
 import type { AdminBackend, CertificateStatus, NodeStatus, UninstallState } from './backend.ts';
 import { Heartbeats } from './heartbeats.ts';
 import type { AdminOptions } from './server.ts';
+import { WorkloadIndex } from './workload-index.ts';
 
 export interface ReportOptions {
   readonly config: Config;
@@ -36,6 +38,7 @@ interface CertificateLine {
 }
 
 const BEAT_MS = 1_000;
+const LAG_RESOLUTION_MS = 20;
 
 export class NodeReport {
   readonly #options: ReportOptions;
@@ -44,6 +47,7 @@ export class NodeReport {
   readonly #heartbeats = new Heartbeats(() => performance.now());
   readonly #startedMs = Date.now();
   readonly #open = new Map<number, number>();
+  readonly #loopDelay = monitorEventLoopDelay({ resolution: LAG_RESOLUTION_MS });
   #pods: readonly PodStatus[] = [];
   #enrolmentStarted = false;
   #synced = false;
@@ -53,12 +57,17 @@ export class NodeReport {
   constructor(options: ReportOptions) {
     this.#options = options;
     const { config, state } = options;
+    const workloads = new WorkloadIndex(
+      () => state.workloads(),
+      () => performance.now(),
+    );
     this.#metrics = new Metrics({
       seriesLimit: config.metricSeries,
-      describe: (namespace, pod) => describeWorkload(state, namespace, pod),
+      describe: (namespace, pod) => workloads.describe(namespace, pod),
       now: () => Date.now(),
       version: options.version,
     });
+    this.#loopDelay.enable();
     setInterval(() => this.#beat(), BEAT_MS).unref();
   }
 
@@ -122,6 +131,8 @@ export class NodeReport {
         return;
       case 'pods':
         this.#tellChanges(message.pods);
+        for (const { uid } of this.#pods)
+          if (!message.pods.some((pod) => pod.uid === uid)) this.#refusals.forget(uid);
         this.#pods = message.pods;
         this.#metrics.pods(message.pods);
         return;
@@ -144,7 +155,7 @@ export class NodeReport {
       backend: this.#backend(connections, leaveAll),
       dead: () => this.#heartbeats.late(),
       notReady: () => this.#notReady(),
-      metrics: { text: () => this.#metrics.text(), contentType: this.#metrics.contentType },
+      metrics: { text: () => this.#scrape(), contentType: this.#metrics.contentType },
     };
   }
 
@@ -185,6 +196,19 @@ export class NodeReport {
     return why;
   }
 
+  /** What is known without an event is put in place when somebody asks. */
+  #scrape(): Promise<string> {
+    const { certificates, source } = this.#options;
+    this.#metrics.set('culvert_ready', {}, this.#notReady().length === 0 ? 1 : 0);
+    this.#metrics.set('culvert_source_problems', {}, source.problems().length);
+    this.#metrics.certificates(certificates.list().map(certificateStatus));
+    // The histogram holds whole intervals; what is beyond the one asked for is lateness.
+    const lagMs = Math.max(0, this.#loopDelay.percentile(99) / 1e6 - LAG_RESOLUTION_MS);
+    this.#metrics.loopLag('main', lagMs);
+    this.#loopDelay.reset();
+    return this.#metrics.text();
+  }
+
   #beat(): void {
     this.#heartbeats.beat('main');
     const problems = this.#options.source.problems();
@@ -209,32 +233,13 @@ export class NodeReport {
 }
 
 function certificateStatus(line: CertificateLine): CertificateStatus {
+  const waiting = line.state === 'waiting' || line.state === 'issuing';
   return {
     identity: line.id,
-    state: line.state === 'issuing' ? 'waiting' : line.state,
+    state: waiting ? (line.lastError === undefined ? 'waiting' : 'failed') : line.state,
     serial: line.serial,
     notBeforeMs: line.notBeforeMs,
     notAfterMs: line.notAfterMs,
     error: line.lastError,
   };
-}
-
-/** A pod by name, for labels of metrics: its controller rather than itself, so that series do not multiply. */
-function describeWorkload(
-  state: MeshState,
-  namespace: string,
-  pod: string,
-): ReturnType<ConstructorParameters<typeof Metrics>[0]['describe']> {
-  for (const workload of state.workloads()) {
-    if (workload.namespace !== namespace || workload.name !== pod) continue;
-    const { labels, owner } = workload;
-    return {
-      workload: owner?.split('/')[1] ?? workload.name,
-      app: labels['app'],
-      version: labels['version'],
-      canonicalService: labels['service.istio.io/canonical-name'] ?? labels['app'],
-      canonicalRevision: labels['service.istio.io/canonical-revision'] ?? labels['version'],
-    };
-  }
-  return undefined;
 }
