@@ -151,7 +151,8 @@ export class FileSource implements ClusterSource {
       return;
     }
     this.#restless.delete(path);
-    this.#stamps.set(path, read.ok && isFresh(read.stamp) ? { ...read.stamp, ctimeMs: -1 } : stamp);
+    const seen = read.ok ? read.stamp : stamp;
+    this.#stamps.set(path, read.ok && isFresh(seen) ? { ...seen, ctimeMs: -1 } : seen);
     if (read.ok) this.#take(path, read.text);
     else this.#view.setFileProblem(path, read.reason);
     await this.#giveTurn();

@@ -1,0 +1,145 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import fc from 'fast-check';
+import { MeshState } from '../../daemon/mesh/state.ts';
+import type { Delta } from '../../daemon/mesh/model.ts';
+import {
+  ADDRESSES,
+  ALL_UIDS,
+  NAMES,
+  NAMESPACES,
+  NODES,
+  PORTS,
+  anyDeltas,
+  ip,
+  node,
+  pod,
+  settings,
+  stateOf,
+  told,
+} from './world.ts';
+
+/** Everything that a state answers, but for wasEnrolled. */
+function answers(state: MeshState): unknown {
+  return {
+    byIp: ADDRESSES.map((address) => [
+      state.workloadByIp(address),
+      state.isHostAddress(address),
+      state.isInMeshRanges(address),
+      state.serviceByClusterIp(address),
+      state.serviceByExternalIp(address),
+    ]),
+    byUid: ALL_UIDS.map((uid) => {
+      const workload = state.workload(uid);
+      return [workload, workload && state.isLabelled(workload), state.isEnrolled(uid), state.published(uid)];
+    }),
+    services: NAMESPACES.flatMap((namespace) =>
+      NAMES.map((name) => {
+        const service = state.service(namespace, name);
+        return [service, service && state.slicesOf(service)];
+      }),
+    ),
+    nodePorts: PORTS.map((port) => state.serviceByNodePort(port)),
+    nodes: NODES.map((name) => state.node(name)),
+    namespaces: NAMESPACES.map((name) => state.namespace(name)),
+  };
+}
+
+/** The last word on each object. */
+function finalObjects(deltas: readonly Delta[]): Delta[] {
+  const last = new Map<string, Delta>();
+  for (const delta of deltas) last.set(`${delta.kind} ${delta.key}`, delta);
+  return [...last.values()].filter(({ value }) => value !== undefined);
+}
+
+describe('MeshState', () => {
+  it('answers after any edits as a state made from the final objects does, in any order', () => {
+    fc.assert(
+      fc.property(anyDeltas, fc.boolean(), (deltas, isReversed) => {
+        const final = finalObjects(deltas);
+        const fresh = stateOf(isReversed ? final.reverse() : final);
+        assert.deepEqual(answers(stateOf(deltas)), answers(fresh));
+      }),
+      { numRuns: 400 },
+    );
+  });
+
+  it('gives a snapshot that makes an equal state, once-enrolled pods included', () => {
+    fc.assert(
+      fc.property(anyDeltas, (deltas) => {
+        const state = stateOf(deltas);
+        const copy = stateOf(state.snapshot());
+        assert.deepEqual(answers(copy), answers(state));
+        for (const uid of ALL_UIDS) assert.equal(copy.wasEnrolled(uid), state.wasEnrolled(uid));
+      }),
+      { numRuns: 400 },
+    );
+  });
+
+  it('remembers an enrolled pod exactly while it exists and its label stands', () => {
+    fc.assert(
+      fc.property(anyDeltas, (deltas) => {
+        const state = new MeshState(settings());
+        const once = new Set<string>();
+        for (const delta of deltas) {
+          state.apply([delta]);
+          for (const uid of ALL_UIDS) {
+            const workload = state.workload(uid);
+            if (workload === undefined || !state.isLabelled(workload)) once.delete(uid);
+            else if (state.isEnrolled(uid)) once.add(uid);
+            assert.equal(state.wasEnrolled(uid), once.has(uid));
+          }
+        }
+      }),
+      { numRuns: 400 },
+    );
+  });
+
+  it('gives a reused address to the newest pod that lives', () => {
+    const old = pod('old', '10.244.1.9', { createdMs: 1 });
+    const young = pod('young', '10.244.1.9', { createdMs: 2 });
+    const state = stateOf([told.pod(young), told.pod(old)]);
+    assert.equal(state.workloadByIp(ip('10.244.1.9'))?.name, 'young');
+    state.apply([told.pod({ ...young, phase: 'Succeeded' })]);
+    assert.equal(state.workloadByIp(ip('10.244.1.9'))?.name, 'old');
+    state.apply([told.noPod(old)]);
+    assert.equal(state.workloadByIp(ip('10.244.1.9')), undefined);
+  });
+
+  it('prefers a pod that stays to a newer one that is being deleted', () => {
+    const leaving = pod('leaving', '10.244.1.9', { createdMs: 5, terminating: true });
+    const staying = pod('staying', '10.244.1.9', { createdMs: 2 });
+    const state = stateOf([told.pod(leaving), told.pod(staying)]);
+    assert.equal(state.workloadByIp(ip('10.244.1.9'))?.name, 'staying');
+  });
+
+  it('lets the pod label win over the namespace label, both ways', () => {
+    const state = stateOf([told.namespace('shop', 'enabled'), told.namespace('bank', undefined)]);
+    assert.equal(state.isLabelled(pod('a', '10.244.1.1')), true);
+    assert.equal(state.isLabelled(pod('a', '10.244.1.1', { meshLabel: 'disabled' })), false);
+    assert.equal(state.isLabelled(pod('a', '10.244.1.1', { namespace: 'bank' })), false);
+    assert.equal(state.isLabelled(pod('a', '10.244.1.1', { namespace: 'bank', meshLabel: 'enabled' })), true);
+    assert.equal(state.isLabelled(pod('a', '10.244.1.1', { namespace: 'nowhere' })), false);
+  });
+
+  it('ignores a published state that names another pod', () => {
+    const a = pod('a', '10.244.1.1');
+    const b = pod('b', '10.244.1.2');
+    const state = stateOf([
+      told.pod(a),
+      { kind: 'published', key: a.uid, value: { uid: b.uid, state: 'enrolled', sinceMs: 1 } },
+    ]);
+    assert.equal(state.isEnrolled(a.uid), false);
+    assert.equal(state.isEnrolled(b.uid), false);
+  });
+
+  it('keeps a range that two nodes named until the second is gone', () => {
+    const range = { podCidrs: ['10.244.0.0/16'] };
+    const state = stateOf([told.node(node('a', range)), told.node(node('b', range))]);
+    state.apply([{ kind: 'node', key: 'a', value: undefined }]);
+    assert.equal(state.isInMeshRanges(ip('10.244.200.3')), true);
+    assert.equal(state.isInMeshRanges(ip('10.245.0.1')), false);
+    state.apply([{ kind: 'node', key: 'b', value: undefined }]);
+    assert.equal(state.isInMeshRanges(ip('10.244.200.3')), false);
+  });
+});
