@@ -32,15 +32,15 @@ interface ForgedCa {
   readonly key: KeyObject;
 }
 
-function forgeCa(dates: Forgery, name: string, by?: ForgedCa, ...pathLength: readonly Buffer[]): ForgedCa {
+function forgeCa(more: Forgery, name: string, by?: ForgedCa, ...pathLength: readonly Buffer[]): ForgedCa {
   const { privateKey, publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
   const der = forge({
-    ...dates,
+    extensions: [basicConstraints(true, ...pathLength), keyUsage(1, 0x06)],
+    ...more,
     issuer: commonName(by?.name ?? name),
     subject: commonName(name),
     spki: publicKey.export({ type: 'spki', format: 'der' }),
     key: by?.key ?? privateKey,
-    extensions: [basicConstraints(true, ...pathLength), keyUsage(1, 0x06)],
   });
   return { name, der, key: privateKey };
 }
@@ -129,6 +129,16 @@ describe('a chain that is refused', () => {
     const made = issue(root, [], { isCa: true, keyUsage: 0x80, usages: [], commonName: 'weak' });
     const liar = { ...root, name: 'weak', keyPem: made.keyPem };
     refused([issue(liar, WEB).der, made.der], root.certPem, /does not chain|keyCertSign/);
+  });
+  it('through an intermediate without key usage, which a root may lack', () => {
+    const dates = { notBeforeMs: Date.now() - DAY, notAfterMs: Date.now() + DAY };
+    const bare = { ...dates, extensions: [basicConstraints(true)] };
+    const top = forgeCa(bare, 'top');
+    const below = forgeCa(bare, 'below', top);
+    const trusted = toPem('CERTIFICATE', top.der);
+    assert.equal(idOf([forge({ ...dates, issuer: commonName('top'), key: top.key })], trusted), WEB);
+    const leaf = forge({ ...dates, issuer: commonName('below'), key: below.key });
+    refused([leaf, below.der], trusted, /keyCertSign/);
   });
   it('longer than a CA of it allows', () => {
     const dates = { notBeforeMs: Date.now() - DAY, notAfterMs: Date.now() + DAY };
