@@ -3,6 +3,7 @@ import { constants } from 'node:fs';
 import type { Dirent, Stats } from 'node:fs';
 import { open, readdir, stat } from 'node:fs/promises';
 import { extname, join } from 'node:path';
+import { STATUS_FOLDER } from './published.ts';
 
 /** Changes whenever a file is written or replaced. */
 export interface Stamp {
@@ -34,7 +35,7 @@ export function isWanted(name: string): boolean {
   return !name.startsWith('.') && EXTENSIONS.has(extname(name));
 }
 
-/** All wanted files below `root`. Links to files are followed, links to folders are not. Never rejects. */
+/** All wanted files below `root`. Links to files are followed; of links to folders only `status`. Never rejects. */
 export async function list(root: string): Promise<Listing> {
   const listing: Listing = { files: new Map(), folders: [], unread: new Map() };
   let level = [''];
@@ -75,8 +76,14 @@ async function listFolder(root: string, folder: string, listing: Listing): Promi
     }
   }
   return entries
-    .filter((entry) => entry.isDirectory() && !entry.name.startsWith('.'))
+    .filter((entry) => isFolder(entry, folder) && !entry.name.startsWith('.'))
     .map(({ name }) => join(folder, name));
+}
+
+/** `status` may be a link: nodes with folders of their own share it. Other links could lead round in circles. */
+function isFolder(entry: Dirent, parent: string): boolean {
+  const isShared = parent === '' && entry.name === STATUS_FOLDER && entry.isSymbolicLink();
+  return entry.isDirectory() || isShared;
 }
 
 /** The stamp of a file, or undefined when there is none. Never rejects. */

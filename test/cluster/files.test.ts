@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { appendFile, mkdir, mkdtemp, open, rename, rm, unlink, writeFile } from 'node:fs/promises';
+import { appendFile, mkdir, mkdtemp, open, rename, rm, symlink, unlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
@@ -328,6 +328,18 @@ describe('the published state', () => {
     assert.deepEqual(kinds, ['workload', 'published']);
     await unlink(join(folder.path, 'pods.yaml'));
     await folder.until(() => folder.now().length === 1);
+  });
+
+  it('is shared by folders that link to one status folder', async (t) => {
+    const folder = await Folder.with(t, { 'pods.yaml': pod('one') });
+    const shared = await mkdtemp(join(tmpdir(), 'culvert-status-'));
+    t.after(() => rm(shared, { recursive: true, force: true }));
+    await symlink(shared, join(folder.path, 'status'));
+    await symlink('..', join(folder.path, 'loop'));
+    await new PublishedStateWriter(folder.path, 'node-a').publish([published('one', 'enrolled')]);
+    await folder.until(() => folder.last('published', 'uid-one') !== undefined);
+    await rename(join(shared, 'node-a.yaml'), join(shared, '.away'));
+    await folder.until(() => folder.last('published', 'uid-one') === undefined);
   });
 
   it('keeps its last good content when the file is broken', async (t) => {

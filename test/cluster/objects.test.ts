@@ -321,7 +321,7 @@ describe('other kinds', () => {
       objectsIn(list).map(({ path }) => path.join('.')),
       ['items.0', 'items.1'],
     );
-    const { apiVersion: _version, kind: _kind, ...bare } = POD;
+    const bare = { metadata: POD.metadata, spec: POD.spec };
     const [item] = objectsIn({ apiVersion: 'v1', kind: 'PodList', metadata: {}, items: [bare] });
     assert.equal(translate(item?.value).kind, 'object');
   });
