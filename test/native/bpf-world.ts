@@ -27,6 +27,8 @@ import type { Hot } from '../../native/hot/index.ts';
 
 const AGENT = path.join(import.meta.dirname, 'bpf-agent.py');
 export const WORKERS = 2;
+/** A test that waits longer waits for ever. */
+const HANG_MS = 10_000;
 
 /** Runs a command to its end. @throws Error with its stderr. */
 export function run(command: string, ...args: string[]): string {
@@ -292,9 +294,17 @@ export class World {
     this.kernel.attachNetns(pod.uid, pod.netnsFd);
   }
 
-  /** The next connection that a listener of ours takes (or has taken, in order). */
+  /** The next connection that a listener of ours takes (or has taken, in order); an error instead of a hang. */
   async take(): Promise<Taken> {
-    return this.#taken.shift() ?? (await new Promise((resolve) => this.#waiting.push(resolve)));
+    const known = this.#taken.shift();
+    if (known !== undefined) return known;
+    return await new Promise((resolve, reject) => {
+      const hang = setTimeout(() => reject(new Error('no connection came to our listeners')), HANG_MS);
+      this.#waiting.push((taken) => {
+        clearTimeout(hang);
+        resolve(taken);
+      });
+    });
   }
 
   /** Connections taken and not asked for. */
