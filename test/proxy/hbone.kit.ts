@@ -3,6 +3,7 @@ import { X509Certificate } from 'node:crypto';
 import { once } from 'node:events';
 import { createServer, Socket } from 'node:net';
 import type { AddressInfo, Server } from 'node:net';
+import type { Duplex } from 'node:stream';
 import { parseConfig } from '../../daemon/config.ts';
 import type { Config } from '../../daemon/config.ts';
 import { parseIp, parsePodUid, parseSpiffeId } from '../../daemon/mesh/ids.ts';
@@ -105,7 +106,7 @@ export async function openWire(overrides: Partial<Config> = {}): Promise<Wire> {
     refused,
     accepted,
     presents: serverIdentity,
-    onConnect: (connect) => connect.accept().pipe(connect.accept()),
+    onConnect: (connect) => echo(connect.accept()),
     request: (changes = {}) => requestOf(clientIdentity, changes),
     nextRefusal: () => new Promise((resolve) => waiting.push(resolve)),
     async [Symbol.asyncDispose]() {
@@ -159,4 +160,13 @@ export async function socketPair(): Promise<{ near: Socket; far: Socket }> {
   server.close();
   for (const socket of [near, far]) socket.on('error', () => undefined);
   return { near, far };
+}
+
+/** Sends back all that comes, and the end too. */
+export function echo(end: Duplex): void {
+  end.on('data', (chunk) => {
+    if (!end.write(chunk)) end.pause();
+  });
+  end.on('drain', () => end.resume());
+  end.once('end', () => end.end());
 }

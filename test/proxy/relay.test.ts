@@ -6,7 +6,7 @@ import type { Duplex } from 'node:stream';
 import { test } from 'node:test';
 import { relay } from '../../daemon/proxy/relay.ts';
 import type { Relay } from '../../daemon/proxy/seams.ts';
-import { openWire, socketPair } from './hbone.kit.ts';
+import { echo, openWire, socketPair } from './hbone.kit.ts';
 import type { Wire } from './hbone.kit.ts';
 
 interface Path {
@@ -35,14 +35,6 @@ async function openPath(wire: Wire, halfClosedTimeoutMs = 60_000): Promise<Path>
   assert.ok(opened.ok);
   const nearRelay = relay(left.far, opened.stream, { halfClosedTimeoutMs });
   return { client: left.near, server: right.far, nearRelay, farRelay: await farRelay };
-}
-
-function echo(socket: Duplex): void {
-  socket.on('data', (chunk) => {
-    if (!socket.write(chunk)) socket.pause();
-  });
-  socket.on('drain', () => socket.resume());
-  socket.once('end', () => socket.end());
 }
 
 /** Writes `size` random bytes and FIN. @returns their sha256. */

@@ -53,10 +53,15 @@ export class TlsFronts {
       done(refusal('HANDSHAKE_LIMIT'));
       return;
     }
+    // A peer that hangs up during the handshake is gone; half-open, its place would be held until the timeout.
+    raw.allowHalfOpen = false;
     this.#perPod.set(pod.podUid, ofPod + 1);
     this.#pending.set(raw, { podUid: pod.podUid, done });
-    // Whatever node reports, or does not: a closed socket has no handshake in flight.
-    raw.once('close', () => this.#finish(raw, refusal('TLS_HANDSHAKE_FAILED', 'closed by the peer')));
+    // Whatever node reports, or does not: a closed socket has no handshake in flight. Node's report, which comes after
+    // this event, knows more.
+    raw.once('close', () => {
+      setImmediate(() => this.#finish(raw, refusal('TLS_HANDSHAKE_FAILED', 'closed by the peer')));
+    });
     this.#frontOf(pod.identity).emit('connection', raw);
   }
 

@@ -77,6 +77,8 @@ export function superviseSession(
 ): void {
   session.on('error', () => undefined);
   session.setLocalWindowSize(config.tunnelWindow);
+  // A TLS alert after the handshake (our certificate was refused) is an error without a close: node:http2 would wait.
+  socket.on('error', () => socket.destroy());
   // Before node's own listener, which would close the streams.
   socket.prependListener('close', () => {
     if (!session.destroyed) session.destroy(new TunnelLostError('the connection of the tunnel was closed'));

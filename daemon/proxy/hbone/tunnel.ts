@@ -39,6 +39,8 @@ function connectTcp(
   request: TunnelRequest,
   context: DialContext,
 ): Promise<Refusal | undefined> {
+  // A tunnel has no half-closed state of its own: its streams have.
+  socket.allowHalfOpen = false;
   return new Promise((resolve) => {
     const fail = (detail: string): void => {
       clearTimeout(timer);
@@ -130,6 +132,7 @@ export class ClientTunnel {
   #lastProcessed = Infinity;
   /** The peer has sent its SETTINGS: it took our certificate (HBONE.md, trap 7). */
   #accepted = false;
+  #failure: string | undefined;
 
   constructor(
     socket: TLSSocket,
@@ -152,6 +155,9 @@ export class ClientTunnel {
     superviseSession(this.session, socket, config, () => {
       clearTimeout(this.#idle);
       onClose(this);
+    });
+    socket.on('error', (error) => {
+      this.#failure = codeOf(error);
     });
     this.session.on('goaway', (_code: number, lastStreamId: number) => {
       this.#lastProcessed = lastStreamId;
@@ -220,9 +226,9 @@ export class ClientTunnel {
       stream.id === undefined ||
       stream.id > this.#lastProcessed ||
       stream.rstCode === constants.NGHTTP2_REFUSED_STREAM;
-    if (!this.#accepted) return { ...refusal('TUNNEL_RESET'), unprocessed: false };
+    if (!this.#accepted) return { ...refusal('TUNNEL_RESET', this.#failure), unprocessed: false };
     return {
-      ...refusal(unprocessed ? 'TUNNEL_RESET' : 'TUNNEL_LOST', `code ${stream.rstCode}`),
+      ...refusal(unprocessed ? 'TUNNEL_RESET' : 'TUNNEL_LOST', this.#failure ?? `code ${stream.rstCode}`),
       unprocessed,
     };
   }
