@@ -29,22 +29,27 @@ export async function startDaemon(given: Config): Promise<void> {
     );
   const settings: MeshSettings = config;
   const state = new MeshState(settings);
-  const source = new FileSource(config.clusterDir);
+  await using parts = new AsyncDisposableStack();
+  const source = parts.use(new FileSource(config.clusterDir));
   const ca = await LocalCa.open({
     folder: config.caDir,
     trustDomain: config.trustDomain,
     clock: systemClock,
   });
-  const certificates = new Certificates({
-    source: ca,
-    trustDomain: config.trustDomain,
-    lifetimeMs: config.certLifetime,
-    clock: systemClock,
-  });
+  const certificates = parts.use(
+    new Certificates({
+      source: ca,
+      trustDomain: config.trustDomain,
+      lifetimeMs: config.certLifetime,
+      clock: systemClock,
+    }),
+  );
   const report = new NodeReport({ config, version: VERSION, log, state, source, certificates });
   const enrolment = startEnrolment(config, settings, (message) => fromEnrolment(message));
+  parts.defer(async () => void (await enrolment.terminate()));
   const stopped = Promise.withResolvers<void>();
   const fatal = Promise.withResolvers<never>();
+  fatal.promise.catch(() => undefined); // whoever races it hears of it
 
   const workers = new Workers({
     count: config.workers,
@@ -64,6 +69,8 @@ export async function startDaemon(given: Config): Promise<void> {
       onLost: (index) => report.workerLost(index),
     },
   });
+
+  parts.defer(() => workers.terminate());
 
   certificates.onEvent((event) => {
     report.certificate(event);
@@ -119,9 +126,8 @@ export async function startDaemon(given: Config): Promise<void> {
   report.synced();
   workers.broadcast({ type: 'synced' });
   const listConnections = (): ReturnType<Workers['connections']> => workers.connections();
-  const admin = await startAdmin(
-    report.adminOptions(listConnections, () => enrolment.post({ type: 'leave-all' })),
-  );
+  const leaveAll = (): void => enrolment.post({ type: 'leave-all' });
+  parts.use(await startAdmin(report.adminOptions(listConnections, leaveAll)));
   const signal = await Promise.race([untilSignal(), fatal.promise]);
 
   log.info(
@@ -131,7 +137,6 @@ export async function startDaemon(given: Config): Promise<void> {
   enrolment.post({ type: 'stop' });
   await stopped.promise;
   const cut = await workers.drain(Date.now() + config.drainSeconds);
-  await admin[Symbol.asyncDispose]();
   log.info({ cut }, 'stopped; what was pinned stays, so enrolled pods stay closed');
 }
 

@@ -65,7 +65,7 @@ export class CapturedPod {
     try {
       this.#openListeners(workload);
     } catch (error) {
-      this.#closeListeners();
+      this.closeListeners();
       throw error;
     }
   }
@@ -135,7 +135,7 @@ export class CapturedPod {
     this.#release();
     this.#unsteer();
     kernel.deletePod(this.cookie);
-    this.#closeListeners();
+    this.closeListeners();
     await fleet.podGone(this.uid, reason);
     hot.closeFd(this.netnsFd);
   }
@@ -221,7 +221,8 @@ export class CapturedPod {
     );
   }
 
-  #closeListeners(): void {
+  /** Closes our copies; a worker's stay open until it closes its own. */
+  closeListeners(): void {
     for (const listener of this.#listeners) this.#context.hot.closeFd(listener.fd);
     this.#listeners.length = 0;
   }

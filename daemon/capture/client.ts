@@ -8,6 +8,8 @@ import type { EnrolmentData } from './thread.ts';
 
 export interface EnrolmentClient {
   post(message: MainToEnrolment, transfer?: Transferable[]): void;
+  /** Ends the thread where it stands; what is pinned stays. */
+  terminate(): Promise<unknown>;
 }
 
 /**
@@ -30,5 +32,11 @@ export function startEnrolment(
   worker.on('error', (error) =>
     onMessage({ type: 'fatal', code: 'INTERNAL', message: `the enrolment thread died: ${String(error)}` }),
   );
-  return { post: (message, transfer = []) => port1.postMessage(message, transfer) };
+  return {
+    post: (message, transfer = []) => port1.postMessage(message, transfer),
+    terminate: () => {
+      port1.close();
+      return worker.terminate();
+    },
+  };
 }

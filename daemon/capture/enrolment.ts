@@ -116,6 +116,11 @@ export class Enrolment {
     this.poke();
   }
 
+  /** Lets go of our copies of the listeners: with the workers' closed too, new connections are refused at once. */
+  closeListeners(): void {
+    for (const entry of this.#entries.values()) entry.captured?.closeListeners();
+  }
+
   /** Un-enrols every pod as if each label had gone; resolves when nothing is left. */
   leaveAll(): Promise<void> {
     return new Promise((resolve) => {

@@ -84,7 +84,7 @@ class EnrolmentThread {
     this.#fleet = this.#makeFleet();
     this.#enrolment = this.#makeEnrolment();
     this.#source = new FileSource(config.clusterDir, {
-      filter: { kinds: ['Namespace', 'Pod', 'Node'], node: config.nodeName },
+      filter: { kinds: ['namespace', 'workload', 'node'], node: config.nodeName },
     });
   }
 
@@ -190,6 +190,7 @@ class EnrolmentThread {
     clearInterval(this.#survey);
     for (const watcher of this.#watchers) watcher.close();
     void this.#source[Symbol.asyncDispose]();
+    this.#enrolment.closeListeners();
     this.#owner.release();
     this.#tell({ type: 'stopped' });
   }

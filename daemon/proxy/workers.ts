@@ -111,6 +111,12 @@ export class Workers {
     return all.reduce((sum, cut) => sum + cut, 0);
   }
 
+  /** Ends all threads where they stand. */
+  async terminate(): Promise<void> {
+    this.#stopping = true;
+    await Promise.all([...this.#slots.values()].map((slot) => slot.worker.terminate()));
+  }
+
   #start(index: number): void {
     const main = new MessageChannel();
     const enrolment = new MessageChannel();
