@@ -12,6 +12,8 @@ import type { ChildProcess } from 'node:child_process';
 import { Socket } from 'node:net';
 import { createInterface } from 'node:readline';
 import { within } from '../../support/wait.ts';
+import { Server, serveArguments } from './apps.ts';
+import type { ServeOptions, ServerKind } from './apps.ts';
 import { Capture } from './capture.ts';
 import type { CapturePoint } from './capture.ts';
 import { cgroup2Mount } from './cgroups.ts';
@@ -59,7 +61,7 @@ export class Lab implements AsyncDisposable {
     const id = randomBytes(4).toString('hex');
     const dir = join(tmpdir(), `${PREFIX}${id}`);
     const cgroup = join(cgroup2Mount(), `${PREFIX}${id}`);
-    for (const folder of ['', 'logs', 'captures', 'ca']) mkdirSync(join(dir, folder), { mode: 0o755 });
+    for (const folder of ['', 'logs', 'captures']) mkdirSync(join(dir, folder), { mode: 0o755 });
     const reaper = await Reaper.start(cgroup, dir);
     try {
       return await Lab.#make(id, dir, cgroup, reaper, options);
@@ -172,7 +174,13 @@ export class Lab implements AsyncDisposable {
     return LabProcess.start(argv, { cgroup: join(this.cgroup, 'tools'), netns });
   }
 
-  /** A server outside the cluster: joined to the bridge, with an address in no range of the mesh. */
+  /** A server in any namespace of the lab: outside the cluster, or a process of a node that is no pod. */
+  async serveIn(netns: string, kind: ServerKind, port: number, options: ServeOptions = {}): Promise<Server> {
+    const { labapp } = await tools();
+    return Server.listening(await this.run([labapp, ...serveArguments(kind, port, options)], netns), port);
+  }
+
+  /** A host outside the cluster: joined to the bridge, with an address in no range of the mesh. */
   async outside(): Promise<{ readonly ip: string; readonly ip6: string; readonly netns: string }> {
     const { labtool } = await tools();
     const holder = await LabProcess.start([labtool, 'net'], { cgroup: join(this.cgroup, 'tools') });
