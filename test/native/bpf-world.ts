@@ -329,10 +329,17 @@ export class World {
     }
   }
 
+  /** What a dead daemon leaves of its listeners: nothing. */
+  async closeServers(): Promise<void> {
+    for (const socket of this.#sockets) socket.destroy();
+    await Promise.all(
+      this.#servers.splice(0).map((server) => new Promise((resolve) => server.close(resolve))),
+    );
+  }
+
   async close(): Promise<void> {
     await Promise.all(this.#agents.map((agent) => agent.stop()));
-    for (const socket of this.#sockets) socket.destroy();
-    await Promise.all(this.#servers.map((server) => new Promise((resolve) => server.close(resolve))));
+    await this.closeServers();
     try {
       this.kernel.removeAll();
     } finally {
