@@ -2,7 +2,7 @@
  * The words of a CONNECT (HBONE.md 3.7 and 3.8), parsed strictly. Pure.
  */
 import type { IncomingHttpHeaders } from 'node:http2';
-import { parseIp, parsePort } from '../../mesh/ids.ts';
+import { isIpv6, parseIp, parsePort } from '../../mesh/ids.ts';
 import type { Ip, Port } from '../../mesh/ids.ts';
 import type { Reason } from '../../errors.ts';
 
@@ -33,6 +33,7 @@ export function parseAuthority(text: string): Address | undefined {
   const port = parsePort(Number(digits));
   // An IPv4-mapped literal reads as IPv4: two texts for one target are one too many.
   if (ip === undefined || port === undefined || ip !== literal) return undefined;
+  if (isIpv6(ip) !== (v6 !== undefined)) return undefined;
   return { ip, port };
 }
 

@@ -1,5 +1,4 @@
 /** One CONNECT that waits for our answer. */
-import { constants } from 'node:http2';
 import type { ServerHttp2Stream, ServerStreamResponseOptions } from 'node:http2';
 import type { Duplex } from 'node:stream';
 import type { SpiffeId } from '../../mesh/ids.ts';
@@ -54,5 +53,5 @@ export class IncomingStream implements IncomingConnect {
 export function answer(stream: ServerHttp2Stream, status: number): void {
   if (stream.destroyed || stream.closed || stream.headersSent) return;
   stream.respond({ ':status': status }, ENDED);
-  stream.close(constants.NGHTTP2_NO_ERROR);
+  // Closing at once can lose the status; node closes an unread stream by itself once the answer is out.
 }

@@ -1,0 +1,205 @@
+import { strict as assert } from 'node:assert';
+import { once } from 'node:events';
+import { createSecureServer } from 'node:http2';
+import type { Http2SecureServer, ServerHttp2Session, ServerHttp2Stream } from 'node:http2';
+import type { AddressInfo } from 'node:net';
+import { test } from 'node:test';
+import { parsePodUid } from '../../daemon/mesh/ids.ts';
+import { createTunnels } from '../../daemon/proxy/hbone/pool.ts';
+import type { Tunnels } from '../../daemon/proxy/seams.ts';
+import { issue, makeCa } from '../support/pki.ts';
+import {
+  CLIENT_ID,
+  echo,
+  identityOf,
+  judge,
+  openWire,
+  requestOf,
+  SERVER_ID,
+  testConfig,
+} from './hbone.kit.ts';
+
+async function shrinksTo(tunnels: Tunnels, size: number): Promise<void> {
+  while (tunnels.size > size) await new Promise((resolve) => setTimeout(resolve, 5));
+}
+
+test('concurrent first requests share one dial; a full tunnel makes another', async () => {
+  await using wire = await openWire({ maxStreamsPerTunnel: 5 });
+  const first = await Promise.all(Array.from({ length: 5 }, () => wire.tunnels.open(wire.request())));
+  assert.ok(first.every((opened) => opened.ok));
+  assert.equal(wire.tunnels.size, 1);
+  const more = await Promise.all(Array.from({ length: 6 }, () => wire.tunnels.open(wire.request())));
+  assert.ok(more.every((opened) => opened.ok));
+  assert.equal(wire.tunnels.size, 3);
+});
+
+test('streams of another pod or identity never share a tunnel', async () => {
+  await using wire = await openWire();
+  const uid = parsePodUid('33333333-3333-3333-3333-333333333333');
+  assert.ok(uid);
+  const key = wire.request().key;
+  assert.ok((await wire.tunnels.open(wire.request())).ok);
+  assert.ok((await wire.tunnels.open(wire.request({ key: { ...key, podUid: uid } }))).ok);
+  assert.equal(wire.tunnels.size, 2);
+  wire.tunnels.closePod(uid, true);
+  await shrinksTo(wire.tunnels, 1);
+});
+
+test('a rotated certificate gets new tunnels; the old one lives as long as its streams', async () => {
+  await using wire = await openWire();
+  const old = await wire.tunnels.open(wire.request());
+  assert.ok(old.ok);
+  const renewed = identityOf(wire.ca, CLIENT_ID, 2);
+  assert.ok((await wire.tunnels.open(wire.request({ identity: renewed }))).ok);
+  assert.equal(wire.tunnels.size, 2);
+  old.stream.end('bye');
+  assert.equal(String(await once(old.stream, 'data')), 'bye');
+  old.stream.resume();
+  await shrinksTo(wire.tunnels, 1);
+});
+
+test('an idle tunnel is closed after tunnelIdle, a used one is not', async () => {
+  await using wire = await openWire({ tunnelIdle: 200 });
+  const opened = await wire.tunnels.open(wire.request());
+  assert.ok(opened.ok);
+  await new Promise((resolve) => setTimeout(resolve, 500));
+  assert.equal(wire.tunnels.size, 1);
+  opened.stream.end();
+  opened.stream.resume();
+  while (wire.tunnels.size + wire.server.size > 0) await new Promise((resolve) => setTimeout(resolve, 5));
+});
+
+test('statuses of the far proxy are told apart', async () => {
+  await using wire = await openWire();
+  for (const [status, reason] of [
+    [401, 'TUNNEL_REFUSED'],
+    [403, 'TUNNEL_REFUSED'],
+    [400, 'TUNNEL_BAD_REQUEST'],
+    [503, 'TUNNEL_UPSTREAM_FAILED'],
+  ] as const) {
+    wire.onConnect = (connect) => connect.refuse(status);
+    const outcome = await wire.tunnels.open(wire.request());
+    assert.deepEqual(outcome, { ok: false, reason, detail: `status ${status}` });
+  }
+  assert.equal(wire.tunnels.size, 1);
+});
+
+test('no answer to CONNECT is CONNECT_TIMEOUT', async () => {
+  await using wire = await openWire({ answerTimeout: 100 });
+  wire.onConnect = () => undefined;
+  const outcome = await wire.tunnels.open(wire.request());
+  assert.deepEqual(outcome, { ok: false, reason: 'CONNECT_TIMEOUT', detail: undefined });
+});
+
+interface Peer {
+  readonly tunnels: Tunnels;
+  readonly sessions: ServerHttp2Session[];
+  readonly request: () => ReturnType<typeof requestOf>;
+  [Symbol.asyncDispose](): Promise<void>;
+}
+
+/** A far proxy that is not ours; `onStream` misbehaves. */
+async function foreignPeer(
+  onStream: (stream: ServerHttp2Stream, session: ServerHttp2Session, number: number) => void,
+): Promise<Peer> {
+  const ca = makeCa();
+  const cert = issue(ca, SERVER_ID);
+  const server: Http2SecureServer = createSecureServer({
+    key: cert.keyPem,
+    cert: cert.chainPem,
+    ca: ca.certPem,
+    requestCert: true,
+    minVersion: 'TLSv1.3',
+  });
+  const sessions: ServerHttp2Session[] = [];
+  let number = 0;
+  server.on('session', (session) => {
+    sessions.push(session);
+    session.on('error', () => undefined);
+    session.on('stream', (stream) => {
+      stream.on('error', () => undefined);
+      onStream(stream, session, ++number);
+    });
+  });
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const address: AddressInfo | string | null = server.address();
+  assert.ok(address !== null && typeof address !== 'string');
+  const identity = identityOf(ca, CLIENT_ID);
+  const tunnels = createTunnels({ config: testConfig(), identities: judge, port: address.port });
+  return {
+    tunnels,
+    sessions,
+    request: () => requestOf(identity),
+    async [Symbol.asyncDispose]() {
+      tunnels.closePod(requestOf(identity).key.podUid, true);
+      for (const session of sessions) session.destroy();
+      server.close();
+      await once(server, 'close');
+    },
+  };
+}
+
+const REFUSED_STREAM = 7;
+const INTERNAL_ERROR = 2;
+
+test('a refused stream is asked again, once', async () => {
+  const seen: number[] = [];
+  await using peer = await foreignPeer((stream, _session, number) => {
+    seen.push(number);
+    if (number % 3 === 0) {
+      stream.respond({ ':status': 200 });
+      echo(stream);
+    } else stream.close(REFUSED_STREAM);
+  });
+  const twice = await peer.tunnels.open(peer.request());
+  assert.ok(!twice.ok);
+  assert.deepEqual(seen, [1, 2]);
+  assert.ok((await peer.tunnels.open(peer.request())).ok);
+});
+
+test('a CONNECT above the last-stream-id of a GOAWAY is asked again on a fresh tunnel', async () => {
+  await using peer = await foreignPeer((stream, session, number) => {
+    // Streams 1 (served) and 3; the GOAWAY says that nothing after 1 was processed.
+    if (number === 2) session.goaway(0, 1);
+    else {
+      stream.respond({ ':status': 200 });
+      echo(stream);
+    }
+  });
+  assert.ok((await peer.tunnels.open(peer.request())).ok);
+  const opened = await peer.tunnels.open(peer.request());
+  assert.ok(opened.ok);
+  assert.equal(peer.sessions.length, 2);
+});
+
+test('a CONNECT that may have been processed is never asked again', async () => {
+  let streams = 0;
+  await using peer = await foreignPeer((stream, session) => {
+    streams++;
+    if (streams === 1) stream.close(INTERNAL_ERROR);
+    else session.socket.destroy();
+  });
+  for (const expected of [1, 2]) {
+    const outcome = await peer.tunnels.open(peer.request());
+    assert.ok(!outcome.ok);
+    assert.equal(outcome.reason, 'TUNNEL_LOST');
+    assert.equal(streams, expected);
+  }
+});
+
+test('tunnels per pod are limited: idle ones make room', async () => {
+  await using wire = await openWire({ maxTunnelsPerPod: 1, maxStreamsPerTunnel: 1 });
+  const first = await wire.tunnels.open(wire.request());
+  assert.ok(first.ok);
+  assert.deepEqual(await wire.tunnels.open(wire.request()), {
+    ok: false,
+    reason: 'TUNNEL_LIMIT',
+    detail: undefined,
+  });
+  first.stream.end();
+  first.stream.resume();
+  await once(first.stream, 'close');
+  const renewed = identityOf(wire.ca, CLIENT_ID, 2);
+  assert.ok((await wire.tunnels.open(wire.request({ identity: renewed }))).ok);
+});
