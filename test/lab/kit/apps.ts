@@ -139,7 +139,14 @@ class App implements AsyncDisposable {
 
 export class Server extends App {
   readonly port: number;
-  constructor(process: LabProcess, port: number) {
+
+  /** A handle on `process` once it listens. */
+  static async listening(process: LabProcess, port: number): Promise<Server> {
+    await process.waitForLine('to listen', (line) => line.includes('"listening"') || undefined);
+    return new Server(process, port);
+  }
+
+  private constructor(process: LabProcess, port: number) {
     super(process);
     this.port = port;
   }

@@ -41,7 +41,7 @@ export class KubeProxyRules {
       ...translate,
       ' }',
       ' chain prerouting { type nat hook prerouting priority dstnat; jump services; }',
-      ' chain output { type nat hook output priority dstnat; jump services; }',
+      ' chain output { type nat hook output priority -100; jump services; }',
       ' chain postrouting { type nat hook postrouting priority srcnat;',
       ...hairpins,
       ' }',

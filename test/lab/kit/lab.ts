@@ -26,7 +26,7 @@ import { LabNode } from './node.ts';
 import { LabPod } from './pod.ts';
 import type { PodSpec } from './pod.ts';
 import { missing } from './preflight.ts';
-import { LabProcess } from './process.ts';
+import { LabProcess, allEnded } from './process.ts';
 import { tools } from './tools.ts';
 
 export const PREFIX = 'culvert-lab-';
@@ -210,6 +210,7 @@ export class Lab implements AsyncDisposable {
   /** Ends everything. @throws Error when something can't be removed. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#reaper.reap();
+    await within('the end of all processes', allEnded(this.cgroup));
   }
 }
 

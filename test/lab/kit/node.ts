@@ -159,10 +159,12 @@ export class LabNode {
       `link set n${this.index} master br0 up`,
     ]);
     const commands = ['link set eth0 up', `addr add ${FABRIC.nodeIp(this.index)}/24 dev eth0`];
-    commands.push(`route add ${FABRIC.outside.ip}/32 via ${FABRIC.outside.via}`);
+    // Its own range but for the pods that are there: an address without a pod is refused, not lost on the uplink.
+    for (const cidr of this.podCidrs) commands.push(`route add unreachable ${cidr}`);
+    commands.push(`route add default via ${FABRIC.outside.via}`);
     if (this.ipv6) {
       commands.push(`addr add ${FABRIC.nodeIp6(this.index)}/64 dev eth0 nodad`);
-      commands.push(`route add ${FABRIC.outside.ip6}/128 via ${FABRIC.outside.via6}`);
+      commands.push(`route add default via ${FABRIC.outside.via6}`);
     }
     for (let other = 1; other <= options.count; other++)
       if (other !== this.index) commands.push(...this.#routesTo(other));

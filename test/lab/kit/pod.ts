@@ -180,9 +180,7 @@ export class LabPod {
   async serve(kind: ServerKind, port: number, options: ServeOptions = {}): Promise<Server> {
     const { labapp } = await tools();
     const words = serveArguments(kind, port, { name: this.name, ...options });
-    const process = await this.spawn([labapp, ...words]);
-    await process.waitForLine('to listen', (line) => line.includes('"listening"') || undefined);
-    return new Server(process, port);
+    return Server.listening(await this.spawn([labapp, ...words]), port);
   }
 
   /** One connection to its end: how it went. Never throws for how it went. */

@@ -36,6 +36,15 @@ export interface Exit {
 /** Lines kept in memory; a log file has them all. */
 const MAX_LINES = 200_000;
 
+/** Processes that have not ended, by the cgroup in which they were started. */
+const living = new Map<LabProcess, string>();
+
+/** Resolves when every process that was started below `cgroup` has ended and been heard to its end. */
+export async function allEnded(cgroup: string): Promise<void> {
+  const below = [...living].filter(([, place]) => place.startsWith(`${cgroup}/`));
+  await Promise.all(below.map(([process]) => process.exited));
+}
+
 export class LabProcess implements AsyncDisposable {
   readonly argv: readonly string[];
   readonly exited: Promise<Exit>;
@@ -61,6 +70,8 @@ export class LabProcess implements AsyncDisposable {
       child.on('close', (code, signal) => resolve({ code: code ?? undefined, signal: signal ?? undefined }));
     });
     const started = new LabProcess(argv, child, exited, options);
+    living.set(started, place.cgroup);
+    void exited.then(() => living.delete(started));
     started.#pid = await readPid(child, started);
     return started;
   }
