@@ -103,6 +103,8 @@ static void mount_views(void)
 	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
 		die("make private", "/");
 	mount_at("proc", "/proc");
+	/* With all that is mounted below it: a mount that is only hidden would still be listed in /proc/mounts. */
+	umount2("/sys", MNT_DETACH);
 	mount_at("sysfs", "/sys");
 	mount_at("cgroup2", "/sys/fs/cgroup");
 	mount_at("bpf", "/sys/fs/bpf");
