@@ -23,8 +23,8 @@ export interface FileSourceOptions {
   readonly settleMs?: number;
 }
 
-/** A look at everything may take this part of the time. */
-const LOOK_SHARE = 10;
+/** A look at everything may take one part in so many of the time. */
+const LOOK_SHARE = 20;
 const MAX_WATCHERS = 512;
 /** Notices come in flocks: a rename is two. */
 const FLOCK_MS = 15;

@@ -89,7 +89,10 @@ function published(name: string, state: PublishedState['state']): PublishedState
   return { uid, state, sinceMs: Date.parse('2026-11-20T10:00:00Z') };
 }
 
-describe('FileSource', () => {
+// A word that never comes would be waited for without end.
+const patience = { timeout: 120_000 };
+
+describe('FileSource', patience, () => {
   it('tells all there is before it is synced, namespaces before pods, in subfolders too', async (t) => {
     const folder = await Folder.with(t, {
       'a-pods.yaml': `${pod('one')}---\n${pod('two', 'node-b')}`,
@@ -275,12 +278,15 @@ describe('FileSource', () => {
       'workload uid-four',
       'workload uid-one',
     ]);
+    await folder.replace('one.yaml', 'kind: Pod\nmetadata: {');
+    await folder.until(() => folder.problems().length > 0);
+    assert.equal(folder.now().length, 4, 'a broken file keeps its pod, though it names the node no more');
     await folder.replace('one.yaml', pod('one', 'node-b'));
     await folder.until(() => folder.now().length === 3);
   });
 });
 
-describe('the published state', () => {
+describe('the published state', patience, () => {
   it('goes from the writer to every reader, and is withdrawn', async (t) => {
     const folder = await Folder.with(t, { 'pods.yaml': `${pod('one')}---\n${pod('two')}` });
     const writer = new PublishedStateWriter(folder.path, 'node-a');

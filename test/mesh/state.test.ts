@@ -133,6 +133,15 @@ describe('MeshState', () => {
     assert.equal(state.isEnrolled(b.uid), false);
   });
 
+  it('forgets that a pod was enrolled when the label goes, be it for a moment', () => {
+    const a = pod('a', '10.244.1.1');
+    const [on, off] = [told.namespace('shop', 'enabled'), told.namespace('shop', undefined)];
+    const state = stateOf([told.pod(a), on, told.published(a, 'enrolled'), told.published(a, undefined)]);
+    assert.equal(state.wasEnrolled(a.uid), true);
+    state.apply([off, on]);
+    assert.equal(state.wasEnrolled(a.uid), false);
+  });
+
   it('keeps a range that two nodes named until the second is gone', () => {
     const range = { podCidrs: ['10.244.0.0/16'] };
     const state = stateOf([told.node(node('a', range)), told.node(node('b', range))]);

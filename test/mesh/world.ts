@@ -294,7 +294,11 @@ export const anyDelta: fc.Arbitrary<Delta> = fc
   )
   .map(([delta, roll]) => orGone(delta, roll === 0));
 
-export const anyDeltas: fc.Arbitrary<Delta[]> = fc.array(anyDelta, { maxLength: 40 });
+export const anyDeltas: fc.Arbitrary<Delta[]> = fc.array(anyDelta, {
+  maxLength: 60,
+  // The default keeps to about ten: too few for objects to meet.
+  size: 'max',
+});
 export const anyTarget = fc.record({ ip: anyIp, port: anyPort });
 export const anyPodUid = fc.constantFrom(...UIDS);
 export const anyRandom = fc.double({ min: 0, max: 0.999_999, noNaN: true });
