@@ -83,7 +83,7 @@ describe('the network', () => {
 
   it('reaches a server outside the cluster', async () => {
     const outside = await lab.outside();
-    await using _web = await lab.serveIn(outside.netns, 'http', 80);
+    await lab.serveIn(outside.netns, 'http', 80);
     for (const [to, from] of [
       [outside.ip, client.ip],
       [outside.ip6, client.ip6],
@@ -122,7 +122,7 @@ describe('a node', () => {
       const cgroup = app.lines.find((line) => line.startsWith('0::'));
       const parent =
         cgroupDriver === 'systemd' ? `/kubepods.slice/kubepods-pod${uid}.slice` : `/kubepods/pod${uid}`;
-      assert.ok(cgroup?.startsWith(`0::${parent}/`), cgroup);
+      assert.ok(cgroup !== undefined && cgroup.startsWith(`0::${parent}/`), app.lines.join('\n'));
       // The pids of this machine's processes are far higher.
       const pids = app.lines.filter((line) => /^\d+$/.test(line)).map(Number);
       assert.ok(pids.includes(1) && !pids.includes(0) && Math.max(...pids) < 1_000, pids.join(' '));
