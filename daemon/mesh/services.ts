@@ -4,7 +4,7 @@
  */
 import type { Ip, Port } from './ids.ts';
 import { isIpv6 } from './ids.ts';
-import type { Endpoint, Service, ServicePort, Workload } from './model.ts';
+import type { Endpoint, EndpointSlice, Service, ServicePort, Workload } from './model.ts';
 import type { MeshState } from './state.ts';
 
 /** Who asks, and where it runs. */
@@ -39,7 +39,12 @@ export type Resolution =
 interface Target {
   readonly endpoint: Endpoint;
   readonly port: Port;
+  /** Of address and port, for session affinity. */
+  readonly hash: number;
 }
+
+/** A list of slices never changes (a change makes another list): what was made of it once holds. */
+const TARGETS = new WeakMap<readonly EndpointSlice[], Map<string, readonly Target[]>>();
 
 /** The order in which to try the endpoints of `service` for its port `port`. */
 export function resolve(state: MeshState, service: Service, port: Port, context: ResolveContext): Resolution {
@@ -50,7 +55,7 @@ export function resolve(state: MeshState, service: Service, port: Port, context:
   if (servicePort === undefined)
     return { kind: 'none', reason: 'NO_SERVICE_PORT', detail: `Service ${name} has no TCP port ${port}` };
 
-  const targets = targetsOf(state, service, servicePort, context);
+  const targets = targetsOf(state.slicesOf(service), servicePort, context.family);
   if (targets.length === 0 && !service.hasSelector)
     return { kind: 'unmanaged', rule: `Service ${name} has no selector and no endpoint`, candidates: [] };
   const usable = usableTargets(service, targets, context);
@@ -85,21 +90,32 @@ function* classified(state: MeshState, targets: readonly Target[]): Generator<Ca
 
 /** All endpoints that serve this port in this family; the target port of a name may differ from slice to slice. */
 function targetsOf(
-  state: MeshState,
-  service: Service,
-  servicePort: ServicePort,
-  context: ResolveContext,
-): Target[] {
+  slices: readonly EndpointSlice[],
+  { name }: ServicePort,
+  family: ResolveContext['family'],
+): readonly Target[] {
+  const made = TARGETS.get(slices) ?? new Map<string, readonly Target[]>();
+  TARGETS.set(slices, made);
+  const key = `${family} ${name}`;
+  const targets = made.get(key) ?? collectTargets(slices, name, family);
+  made.set(key, targets);
+  return targets;
+}
+
+function collectTargets(
+  slices: readonly EndpointSlice[],
+  name: string,
+  family: ResolveContext['family'],
+): readonly Target[] {
   const targets = new Map<string, Target>();
-  for (const slice of state.slicesOf(service)) {
-    if (slice.family !== context.family || !Object.hasOwn(slice.ports, servicePort.name)) continue;
-    const port = slice.ports[servicePort.name];
-    if (port === undefined) continue;
+  for (const slice of slices) {
+    const port = Object.hasOwn(slice.ports, name) ? slice.ports[name] : undefined;
+    if (slice.family !== family || port === undefined) continue;
     for (const endpoint of slice.endpoints) {
-      if (isIpv6(endpoint.ip) !== (context.family === 'IPv6')) continue;
+      if (isIpv6(endpoint.ip) !== (family === 'IPv6')) continue;
       // One endpoint may be in two slices while the controller moves it: the ready one counts.
       const key = `${endpoint.ip} ${port}`;
-      if (targets.get(key)?.endpoint.ready !== true) targets.set(key, { endpoint, port });
+      if (targets.get(key)?.endpoint.ready !== true) targets.set(key, { endpoint, port, hash: hash(key) });
     }
   }
   return [...targets.values()];
@@ -130,36 +146,43 @@ function nearest(service: Service, targets: readonly Target[], context: ResolveC
   return inZone.length > 0 ? inZone : targets;
 }
 
+/** How many endpoints are put in order: a connection tries a few, never a thousand. */
+const ORDERED = 16;
+
 /**
  * Random order; with session affinity the order of a rendezvous hash of client and endpoint. That needs no table
  * and is the same in every worker and after a restart: a client moves only when its endpoint goes or a better one
- * comes. The affinity's timeout has no meaning then: the affinity never ends.
+ * comes. The affinity's timeout has no meaning then: the affinity never ends. Beyond the first 16, as they come.
  */
-function inOrder(service: Service, targets: readonly Target[], context: ResolveContext): Target[] {
-  if (service.sessionAffinity === 'ClientIP' && context.sourceIp !== undefined) {
-    const client = context.sourceIp;
-    return targets
-      .map((target) => ({ target, weight: hash(`${client}|${target.endpoint.ip}|${target.port}`) }))
-      .sort((a, b) => b.weight - a.weight || (a.target.endpoint.ip < b.target.endpoint.ip ? -1 : 1))
-      .map(({ target }) => target);
-  }
-  return shuffled(targets, context.random);
-}
-
-/** How many endpoints are put in random order: a connection tries a few, never a thousand. */
-const SHUFFLED = 16;
-
-/** A fair choice of up to 16 to begin with; the others follow as they come. */
-function shuffled(targets: readonly Target[], random: () => number): Target[] {
+function inOrder(service: Service, targets: readonly Target[], context: ResolveContext): readonly Target[] {
+  const { random, sourceIp } = context;
+  const isSticky = service.sessionAffinity === 'ClientIP' && sourceIp !== undefined;
+  const client = isSticky ? hash(sourceIp) : undefined;
   const order = [...targets];
-  for (let i = 0; i < Math.min(SHUFFLED, order.length - 1); i++) {
-    const j = i + Math.min(order.length - 1 - i, Math.floor(random() * (order.length - i)));
+  for (let i = 0; i < Math.min(ORDERED, order.length - 1); i++) {
+    const rest = order.length - i;
+    const j =
+      i +
+      (client === undefined ? Math.min(rest - 1, Math.floor(random() * rest)) : heaviest(order, i, client));
     const [a, b] = [order[i], order[j]];
     if (a === undefined || b === undefined) continue;
     order[i] = b;
     order[j] = a;
   }
   return order;
+}
+
+/** How far after `from` the endpoint stands that weighs most for this client. */
+function heaviest(targets: readonly Target[], from: number, client: number): number {
+  let best = -1;
+  let offset = 0;
+  for (let i = from; i < targets.length; i++) {
+    const weight = mix((targets[i]?.hash ?? 0) ^ client);
+    if (weight <= best) continue;
+    best = weight;
+    offset = i - from;
+  }
+  return offset;
 }
 
 /** What an endpoint is, or undefined when the slice is behind: its pod has ended, or has that address no more. */
@@ -185,11 +208,16 @@ function whyNone(name: string, service: Service, targets: readonly Target[]): st
   return `none of the ${targets.length} endpoints of Service ${name} is ready${local}`;
 }
 
-/** FNV-1a with murmur3's finaliser: even over addresses that differ in one digit. */
+/** FNV-1a. */
 function hash(text: string): number {
   let h = 0x811c9dc5;
   for (let i = 0; i < text.length; i++) h = Math.imul(h ^ text.charCodeAt(i), 0x01000193);
-  h = Math.imul(h ^ (h >>> 16), 0x85ebca6b);
+  return h;
+}
+
+/** murmur3's finaliser: even over addresses that differ in one digit. */
+function mix(value: number): number {
+  let h = Math.imul(value ^ (value >>> 16), 0x85ebca6b);
   h = Math.imul(h ^ (h >>> 13), 0xc2b2ae35);
   return (h ^ (h >>> 16)) >>> 0;
 }

@@ -33,6 +33,8 @@ export class MeshState {
   readonly #servicesByExternalIp = new Index<Ip, string>();
   readonly #servicesByNodePort = new Index<Port, string>();
   readonly #slicesByService = new Index<string, string>();
+  /** `slicesOf`, until one of a Service's slices changes. */
+  readonly #slicesInOrder = new Map<string, readonly EndpointSlice[]>();
   readonly #ranges = new RangeSet();
   readonly #onceEnrolled = new Set<PodUid>();
 
@@ -125,10 +127,16 @@ export class MeshState {
     return this.#firstService(this.#servicesByNodePort.get(port));
   }
 
-  /** All slices of a Service, both families, in a fixed order. */
-  slicesOf(service: Service): EndpointSlice[] {
-    const keys = [...this.#slicesByService.get(`${service.namespace}/${service.name}`)].sort();
-    return keys.flatMap((key) => this.#slices.get(key) ?? []);
+  /** All slices of a Service, both families, in a fixed order: the same list until one of them changes. */
+  slicesOf(service: Service): readonly EndpointSlice[] {
+    const name = `${service.namespace}/${service.name}`;
+    const known = this.#slicesInOrder.get(name);
+    if (known !== undefined) return known;
+    const keys = [...this.#slicesByService.get(name)].sort();
+    const slices = keys.flatMap((key) => this.#slices.get(key) ?? []);
+    // Only lists of Services that have slices are kept: as many as there are slices at most.
+    if (slices.length > 0) this.#slicesInOrder.set(name, slices);
+    return slices;
   }
 
   /** What the pod's own daemon said of it last. */
@@ -220,8 +228,16 @@ export class MeshState {
 
   #setSlice(key: string, value: EndpointSlice | undefined): void {
     const old = put(this.#slices, key, value);
-    if (old !== undefined) this.#slicesByService.delete(`${old.namespace}/${old.serviceName}`, key);
-    if (value !== undefined) this.#slicesByService.add(`${value.namespace}/${value.serviceName}`, key);
+    const before = old && `${old.namespace}/${old.serviceName}`;
+    const now = value && `${value.namespace}/${value.serviceName}`;
+    if (before !== undefined) {
+      this.#slicesByService.delete(before, key);
+      this.#slicesInOrder.delete(before);
+    }
+    if (now !== undefined) {
+      this.#slicesByService.add(now, key);
+      this.#slicesInOrder.delete(now);
+    }
   }
 
   /** A value that speaks of another UID is none: templates can carry the annotation (DESIGN.md 3a). */
