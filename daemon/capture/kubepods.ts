@@ -75,20 +75,31 @@ export function findCgroupRoot(mountsFile = '/proc/self/mounts'): string {
   return found;
 }
 
+/** What configuration says of the cgroups; '' means: find it. `kubepods` is a path below `cgroupRoot`. */
+export interface CgroupSettings {
+  readonly cgroupRoot: string;
+  readonly kubepods: string;
+}
+
 /**
- * The node's pods' cgroup and ours. Empty settings are found: the mount in /proc, kubepods as the one of that name
- * nearest to the root. @param where `kubepods` is a path below `cgroupRoot`. @throws MeshError CGROUP_NOT_FOUND
+ * The pods' cgroup: as configured, or the one of that name nearest to the root. @throws MeshError CGROUP_NOT_FOUND
  */
-export function findKubepods(where: { readonly cgroupRoot: string; readonly kubepods: string }): Kubepods {
-  const cgroupRoot = where.cgroupRoot === '' ? findCgroupRoot() : where.cgroupRoot;
-  const found = where.kubepods === '' ? searchKubepods(cgroupRoot) : below(cgroupRoot, where.kubepods);
-  const own = findProcess(found, process.pid);
+export function resolveKubepods(settings: CgroupSettings): { cgroupRoot: string; kubepods: string } {
+  const cgroupRoot = settings.cgroupRoot === '' ? findCgroupRoot() : settings.cgroupRoot;
+  const { kubepods } = settings;
+  return { cgroupRoot, kubepods: kubepods === '' ? searchKubepods(cgroupRoot) : below(cgroupRoot, kubepods) };
+}
+
+/** The node's pods' cgroup and ours. @throws MeshError CGROUP_NOT_FOUND, naming both when ours is elsewhere. */
+export function findKubepods(settings: CgroupSettings): Kubepods {
+  const { cgroupRoot, kubepods } = resolveKubepods(settings);
+  const own = findProcess(kubepods, process.pid);
   if (own === undefined)
     throw new MeshError(
       'CGROUP_NOT_FOUND',
-      `this process (its cgroup: ${ownCgroupPath()}) is not below ${found}: run the daemon as a pod of this node, or set --kubepods`,
+      `this process (its cgroup: ${ownCgroupPath()}) is not below ${kubepods}: run the daemon as a pod of this node, or set --kubepods`,
     );
-  return { path: found, cgroupRoot, classes: podParents(found), own };
+  return { path: kubepods, cgroupRoot, classes: podParents(kubepods), own };
 }
 
 function below(cgroupRoot: string, kubepods: string): string {

@@ -47,6 +47,8 @@ const LIBC_CALLS = {
   socket: ['int', ['int', 'int', 'int']],
   connect: ['int', ['int', 'pointer', 'uint32']],
   close: ['int', ['int']],
+  send: ['int64', ['int', 'pointer', 'size_t', 'int']],
+  recv: ['int64', ['int', 'pointer', 'size_t', 'int']],
 } as const satisfies Signatures;
 
 type Calls<S extends Signatures> = { readonly [N in keyof S]: CFunction };
@@ -347,6 +349,41 @@ export function connectDatagram(ip: Uint8Array, port: number): number {
   if (fd < 0) return ffi.errno();
   try {
     return Number(libc.connect(fd, address, address.length)) === 0 ? 0 : ffi.errno();
+  } finally {
+    libc.close(fd);
+  }
+}
+
+const AF_NETLINK = 16;
+const SOCK_RAW_CLOEXEC = 3 | 0o2000000;
+const NETLINK_SOCK_DIAG = 4;
+const SOCK_DESTROY = 21;
+const NLM_F_REQUEST_ACK = 0x1 | 0x4;
+const NLMSG_ERROR = 2;
+/** struct nlmsghdr and struct inet_diag_req_v2. */
+const DESTROY_BYTES = 16 + 56;
+const IPPROTO_TCP = 6;
+
+/**
+ * Whether the kernel can destroy sockets: asks it to destroy one that does not exist. @returns 0, or the errno
+ * (EOPNOTSUPP: not in this kernel).
+ */
+export function hasDiagDestroy(): number {
+  const { libc, ffi } = native();
+  const request = Buffer.alloc(DESTROY_BYTES);
+  request.writeUInt32LE(DESTROY_BYTES);
+  request.writeUInt16LE(SOCK_DESTROY, 4);
+  request.writeUInt16LE(NLM_F_REQUEST_ACK, 6);
+  request.writeUInt8(AF_INET, 16);
+  request.writeUInt8(IPPROTO_TCP, 17);
+  const fd = Number(libc.socket(AF_NETLINK, SOCK_RAW_CLOEXEC, NETLINK_SOCK_DIAG));
+  if (fd < 0) return ffi.errno();
+  try {
+    const answer = Buffer.alloc(256);
+    if (Number(libc.send(fd, request, request.length, 0)) < 0) return ffi.errno();
+    if (Number(libc.recv(fd, answer, answer.length, 0)) < 0) return ffi.errno();
+    const errno = answer.readUInt16LE(4) === NLMSG_ERROR ? -answer.readInt32LE(16) : 0;
+    return errno === ENOENT ? 0 : errno;
   } finally {
     libc.close(fd);
   }
