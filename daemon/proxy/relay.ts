@@ -140,6 +140,8 @@ class Direction {
     this.source.on('data', (chunk: Buffer) => this.#carry(chunk));
     this.source.once('end', () => this.#end());
     this.#sink.on('drain', () => this.#drained());
+    // Accepted sockets come paused (pauseOnConnect), and a listener does not undo that.
+    this.source.resume();
   }
 
   #carry(chunk: Buffer): void {

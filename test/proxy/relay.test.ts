@@ -78,6 +78,18 @@ test('8 echoes of 20 MB with half-close on one tunnel come back whole', async ()
   assert.equal(wire.tunnels.size, 1);
 });
 
+test('a socket that was accepted paused is read', async () => {
+  await using wire = await openWire();
+  const { near, far } = await socketPair();
+  far.pause();
+  const opened = await wire.tunnels.open(wire.request());
+  assert.ok(opened.ok);
+  const carried = relay(far, opened.stream, { halfClosedTimeoutMs: 60_000 });
+  near.end('hello');
+  assert.equal((await receive(near)).size, 5);
+  assert.equal((await carried.done).reason, 'OK');
+});
+
 test('64 MiB each way at once arrive with the same checksum', async () => {
   await using wire = await openWire();
   const path = await openPath(wire);
