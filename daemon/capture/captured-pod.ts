@@ -207,7 +207,9 @@ export class CapturedPod {
 
   #openListener(candidates: Generator<Port>, role: Role, worker: number): Listener {
     const { hot } = this.#context;
-    for (const port of candidates) {
+    // Not for…of: leaving it would end the generator, and the next listener goes on where this one stops.
+    for (let next = candidates.next(); next.done !== true; next = candidates.next()) {
+      const port = next.value;
       let fd = hot.listen(this.netnsFd, 6, port, BACKLOG, 0);
       if (fd === EAFNOSUPPORT) fd = hot.listen(this.netnsFd, 4, port, BACKLOG, 0);
       if (fd === EADDRINUSE) continue;

@@ -4,7 +4,7 @@
  */
 import type { Socket } from 'node:net';
 import type { Ip, PodUid, Port } from '../mesh/ids.ts';
-import { hostPort } from '../mesh/ids.ts';
+import { hostPort, isIpv6 } from '../mesh/ids.ts';
 import { route } from '../mesh/route.ts';
 import type { PassthroughVerdict, SelfVerdict, TunnelTarget, TunnelVerdict } from '../mesh/verdict.ts';
 import type { LocalPod } from '../mesh/wiring.ts';
@@ -44,7 +44,11 @@ export function handleOutbound(plane: DataPlane, uid: PodUid, socket: Socket): v
     socket.destroy(); // reset before we accepted it
     return;
   }
-  const { connection, overLimit } = plane.connections.open(uid, 'outbound', hostPort(client.ip, client.port));
+  const { connection, overLimit } = plane.connections.open(
+    uid,
+    'outbound',
+    sourceOf(plane, uid, client, record),
+  );
   describeSource(plane, connection, uid);
   if (record === undefined)
     return refuse(socket, connection, { reason: 'NO_KERNEL_RECORD', detail: undefined });
@@ -73,6 +77,18 @@ export function handleOutbound(plane: DataPlane, uid: PodUid, socket: Socket): v
     },
     gone.signal,
   );
+}
+
+/** The app's socket got a loopback address when it was redirected; the world knows it by the pod's own. */
+function sourceOf(
+  plane: DataPlane,
+  uid: PodUid,
+  client: Destination,
+  destination: Destination | undefined,
+): string {
+  const wantsV6 = destination !== undefined && isIpv6(destination.ip);
+  const own = plane.pods.get(uid)?.ips.find((ip) => isIpv6(ip) === wantsV6);
+  return hostPort(own ?? client.ip, client.port);
 }
 
 type Deciding =
