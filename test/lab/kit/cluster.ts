@@ -13,11 +13,15 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { stringify } from 'yaml';
+import { parse, stringify } from 'yaml';
+import { z } from 'zod';
+import { until } from '../../support/wait.ts';
 import { KubeProxyRules } from './kube-proxy.ts';
 import type { PodRef } from './kube-proxy.ts';
 import { MESH_LABEL, namespaceObject, serviceAccountObject, serviceObject, sliceObject } from './objects.ts';
 import type { EndpointSpec, KubeObject, Labels, PortSpec } from './objects.ts';
+
+const Status = z.object({ pods: z.array(z.object({ uid: z.string(), state: z.string() })).nullish() });
 
 export interface ApplyOptions {
   /** By node name: how much later that node sees it. Only with `views: 'perNode'`. */
@@ -86,6 +90,23 @@ export class LabCluster {
     return Object.fromEntries(
       files.map((name) => [name, readFileSync(join(this.statusFolder, name), 'utf8')]),
     );
+  }
+
+  /** The state that a pod's own daemon has published, by UID; undefined: none. */
+  publishedState(uid: string): string | undefined {
+    const pods = Object.values(this.published()).flatMap((text) => Status.parse(parse(text)).pods ?? []);
+    return pods.find((pod) => pod.uid === uid)?.state;
+  }
+
+  /** Waits until each pod's published state is `state` (undefined: withdrawn). */
+  async waitPublished(
+    pods: readonly { readonly uid: string }[],
+    state: 'joining' | 'enrolled' | 'leaving' | 'unenrollable' | undefined,
+    timeoutMs = 30_000,
+  ): Promise<void> {
+    const all = (): boolean => pods.every((pod) => this.publishedState(pod.uid) === state);
+    const detail = (): string => Object.values(this.published()).join('\n');
+    await until(`published state ${state ?? 'none'}`, all, { timeoutMs, detail });
   }
 
   /** Calls back with a node's nft rules whenever Services change. */
