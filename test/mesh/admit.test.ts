@@ -5,7 +5,7 @@ import { admit } from '../../daemon/mesh/admit.ts';
 import type { AdmitRequest } from '../../daemon/mesh/admit.ts';
 import { parseSpiffeId } from '../../daemon/mesh/ids.ts';
 import type { Delta, MeshSettings, PodState } from '../../daemon/mesh/model.ts';
-import { anyDeltas, anyPodUid, anyTarget, ip, pod, port, stateOf, told } from './world.ts';
+import { anyHistory, anyPodUid, anyTarget, ip, pod, port, stateOf, told } from './world.ts';
 
 const server = pod('server', '10.244.2.7');
 const client = parseSpiffeId('spiffe://cluster.local/ns/shop/sa/client');
@@ -87,7 +87,7 @@ describe('admit', () => {
 
   it('gives a verdict in any state, and lets in no plaintext to a STRICT pod that is enrolled', () => {
     const anyRequest = fc.record({
-      deltas: anyDeltas,
+      deltas: anyHistory,
       uid: anyPodUid,
       podState: fc.constantFrom(...STATES),
       target: anyTarget,

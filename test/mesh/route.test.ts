@@ -7,7 +7,7 @@ import { isInside } from '../../daemon/mesh/ranges.ts';
 import { route } from '../../daemon/mesh/route.ts';
 import type { RouteVerdict } from '../../daemon/mesh/verdict.ts';
 import {
-  anyDeltas,
+  anyHistory,
   anyPodUid,
   anyRandom,
   anyTarget,
@@ -251,11 +251,17 @@ describe('route to a Service', () => {
       'refuse DESTINATION_STRICT_NOT_ENROLLED',
     );
   });
+
+  it('does not believe a slice that gives a hostNetwork pod an address of the mesh ranges', () => {
+    const host = pod('host', '172.16.0.2', { hostNetwork: true });
+    const lie = told.slice(slice('web-1', 'web', [endpoint(host, { ip: ip('10.244.2.200') })]));
+    assert.equal(brief(toWeb([told.pod(host), lie])), 'refuse NO_ENDPOINTS');
+  });
 });
 
 describe('route, whatever the state', () => {
   const anyCase = fc.record({
-    deltas: anyDeltas,
+    deltas: anyHistory,
     source: anyPodUid,
     target: anyTarget,
     random: anyRandom,

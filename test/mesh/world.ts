@@ -299,6 +299,32 @@ export const anyDeltas: fc.Arbitrary<Delta[]> = fc.array(anyDelta, {
   // The default keeps to about ten: too few for objects to meet.
   size: 'max',
 });
+
+/** Four pods behind a Service, half of them enrolled: from here random edits lead to the cases that matter. */
+const POPULATED: readonly Delta[] = [
+  told.namespace('shop', 'enabled'),
+  ...UIDS.flatMap((key, i) => {
+    const member = pod(key, `10.244.1.${i + 1}`, {
+      uid: key,
+      serviceAccount: 'web',
+      node: NODES[i % 2] ?? '',
+    });
+    return [told.pod(member), told.published(member, i < 2 ? 'enrolled' : undefined)];
+  }),
+  told.service(service('a', '10.96.0.1')),
+  told.slice(
+    slice(
+      's1',
+      'a',
+      UIDS.map((key, i) => endpoint(pod(key, `10.244.1.${i + 1}`, { uid: key }))),
+    ),
+  ),
+];
+
+/** Random edits, half of the time of a cluster with something in it. */
+export const anyHistory: fc.Arbitrary<Delta[]> = fc
+  .tuple(fc.integer({ min: 0, max: 3 }), anyDeltas)
+  .map(([roll, edits]) => (roll === 0 ? edits : [...POPULATED, ...edits.slice(0, 8)]));
 export const anyTarget = fc.record({ ip: anyIp, port: anyPort });
 export const anyPodUid = fc.constantFrom(...UIDS);
 export const anyRandom = fc.double({ min: 0, max: 0.999_999, noNaN: true });
