@@ -58,9 +58,6 @@ interface Ffi {
 }
 
 const ENOENT = 2;
-const AF_INET = 2;
-const SOCK_DGRAM_CLOEXEC = 2 | 0o2000000;
-const SOCKADDR_IN_BYTES = 16;
 /** The verifier's report of one program; libbpf truncates what is longer. */
 const LOG_BYTES = 65_536;
 /** Lines of the verifier's report that go into an error: the last ones say what was wrong. */
@@ -110,6 +107,12 @@ export function libbpfVersion(): { major: number; minor: number } {
   return { major: Number(bpf.libbpf_major_version()), minor: Number(bpf.libbpf_minor_version()) };
 }
 
+/** The C library's calls for syscalls.ts, which says why they are here; `errno` right after a call that failed. */
+export function libc(): Calls<typeof LIBC_CALLS> & { readonly errno: () => number } {
+  const { libc: calls, ffi } = native();
+  return { ...calls, errno: ffi.errno };
+}
+
 /** The errno of a call that returns -errno (libbpf 1.x), or 0. */
 function errnoOf(result: unknown): number {
   const value = Number(result);
@@ -137,7 +140,7 @@ export function closeFd(fd: number): void {
 
 /** A loaded BPF object: programs and maps stay in the kernel while this, a link or a pin holds them. */
 export class BpfObject {
-  readonly #pointer: Pointer;
+  #pointer: Pointer;
   readonly #logs: ReadonlyMap<string, Buffer>;
 
   private constructor(pointer: Pointer, logs: ReadonlyMap<string, Buffer>) {
@@ -227,9 +230,11 @@ export class BpfObject {
     return check('BPF_LOAD_FAILED', 'bpf_map__fd', name, native().bpf.bpf_map__fd(this.#map(name)));
   }
 
-  /** Frees everything that no link and no pin holds. Once. */
+  /** Frees everything that no link and no pin holds. A second time does nothing. */
   close(): void {
+    // libbpf would free twice; NULL is nothing to it.
     native().bpf.bpf_object__close(this.#pointer);
+    this.#pointer = 0;
   }
 }
 
@@ -331,60 +336,4 @@ export function nextKey(map: string, fd: number, key: Uint8Array | undefined, ne
   if (errnoOf(result) === ENOENT) return false;
   check('BPF_MAP_FAILED', 'bpf_map_get_next_key', map, result);
   return true;
-}
-
-// === Sockets ===
-
-/**
- * Connects a UDP socket of this thread's namespace to an IPv4 address and closes it: sends nothing, but runs the
- * connect hooks. @returns 0 or the errno it was refused with.
- */
-export function connectDatagram(ip: Uint8Array, port: number): number {
-  const { libc, ffi } = native();
-  const address = Buffer.alloc(SOCKADDR_IN_BYTES);
-  address.writeUInt16LE(AF_INET);
-  address.writeUInt16BE(port, 2);
-  address.set(ip, 4);
-  const fd = Number(libc.socket(AF_INET, SOCK_DGRAM_CLOEXEC, 0));
-  if (fd < 0) return ffi.errno();
-  try {
-    return Number(libc.connect(fd, address, address.length)) === 0 ? 0 : ffi.errno();
-  } finally {
-    libc.close(fd);
-  }
-}
-
-const AF_NETLINK = 16;
-const SOCK_RAW_CLOEXEC = 3 | 0o2000000;
-const NETLINK_SOCK_DIAG = 4;
-const SOCK_DESTROY = 21;
-const NLM_F_REQUEST_ACK = 0x1 | 0x4;
-const NLMSG_ERROR = 2;
-/** struct nlmsghdr and struct inet_diag_req_v2. */
-const DESTROY_BYTES = 16 + 56;
-const IPPROTO_TCP = 6;
-
-/**
- * Whether the kernel can destroy sockets: asks it to destroy one that does not exist. @returns 0, or the errno
- * (EOPNOTSUPP: not in this kernel).
- */
-export function hasDiagDestroy(): number {
-  const { libc, ffi } = native();
-  const request = Buffer.alloc(DESTROY_BYTES);
-  request.writeUInt32LE(DESTROY_BYTES);
-  request.writeUInt16LE(SOCK_DESTROY, 4);
-  request.writeUInt16LE(NLM_F_REQUEST_ACK, 6);
-  request.writeUInt8(AF_INET, 16);
-  request.writeUInt8(IPPROTO_TCP, 17);
-  const fd = Number(libc.socket(AF_NETLINK, SOCK_RAW_CLOEXEC, NETLINK_SOCK_DIAG));
-  if (fd < 0) return ffi.errno();
-  try {
-    const answer = Buffer.alloc(256);
-    if (Number(libc.send(fd, request, request.length, 0)) < 0) return ffi.errno();
-    if (Number(libc.recv(fd, answer, answer.length, 0)) < 0) return ffi.errno();
-    const errno = answer.readUInt16LE(4) === NLMSG_ERROR ? -answer.readInt32LE(16) : 0;
-    return errno === ENOENT ? 0 : errno;
-  } finally {
-    libc.close(fd);
-  }
 }

@@ -17,28 +17,6 @@ export type CgroupState = keyof typeof CGROUP_STATES;
 export const CGROUP_ALLOW_NESTED = 1;
 export const LOCAL_LEAVING = 1;
 
-/** Codes of `refusals` and `totals`, by name; a name is what people see. */
-export const COUNTERS = {
-  POD_PENDING: 1,
-  POD_PENDING_INBOUND: 2,
-  NESTED_NETNS: 3,
-  POD_ENTRY_LIMIT: 4,
-  NO_WORKER: 5,
-  NO_SOCKET_STORAGE: 6,
-  NO_KERNEL_RECORD: 7,
-  UNKNOWN_LOCAL_ADDRESS: 8,
-  NO_LISTENER: 9,
-  CLIENT_ADDRESS_LOST: 10,
-  SELF_FLOW_LOST: 11,
-  HOST_FLOW_LOST: 12,
-  CAPTURED: 16,
-  STEERED_PLAINTEXT: 17,
-  STEERED_HBONE: 18,
-  PASSED_PROBE: 19,
-  PASSED_SELF: 20,
-} as const;
-export type Counter = keyof typeof COUNTERS;
-
 /** How one struct (or number) is written; `fields` are its byte offsets, for the test against the header. */
 export interface Codec<T> {
   readonly bytes: number;

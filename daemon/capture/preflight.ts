@@ -7,8 +7,9 @@ import { release } from 'node:os';
 import path from 'node:path';
 import { MeshError } from '../errors.ts';
 import { cgroupId, findCgroupRoot, findProcess, ownCgroupPath, resolveKubepods } from './kubepods.ts';
-import { closeFd, describeErrno, hasDiagDestroy, libbpfVersion, tryCreateMap } from './libbpf.ts';
+import { closeFd, describeErrno, libbpfVersion, tryCreateMap } from './libbpf.ts';
 import { OBJECT_DIRECTORY, readObject } from './object.ts';
+import { hasDiagDestroy } from './syscalls.ts';
 
 export interface PreflightOptions {
   readonly bpffs: string;

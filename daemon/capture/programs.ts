@@ -6,25 +6,26 @@ import { randomInt } from 'node:crypto';
 import { closeSync, fstatSync, openSync } from 'node:fs';
 import { MeshError } from '../errors.ts';
 import type { Ip, PodUid } from '../mesh/ids.ts';
-import { parseIp, parsePodUid } from '../mesh/ids.ts';
+import { readCounters, readRefusals } from './counters.ts';
+import type { Counter, KernelRefusal } from './counters.ts';
+import { replaceExclusions } from './exclusions.ts';
+import { removePins, takeInventory } from './inventory.ts';
+import type { Inventory } from './inventory.ts';
 import { cgroupId } from './kubepods.ts';
-import { BpfMap } from './bpf-map.ts';
-import { BpfObject, closeFd, connectDatagram, createLink, openPin } from './libbpf.ts';
+import { BpfObject, closeFd, createLink } from './libbpf.ts';
 import {
-  u8,
-  u64,
   CGROUP_ALLOW_NESTED,
   CGROUP_STATES,
-  COUNTERS,
   LAYOUT,
   LOCAL_LEAVING,
   MAX_GENERATIONS,
   POD_FLAGS,
 } from './maps.ts';
-import type { CgroupState, Counter, Exclusion, KernelConfig } from './maps.ts';
+import type { CgroupState, KernelConfig } from './maps.ts';
 import { readObject } from './object.ts';
-import { Pins, pinnedLayouts } from './pins.ts';
+import { Pins } from './pins.ts';
 import type { Attachment } from './pins.ts';
+import { connectDatagram } from './syscalls.ts';
 import { PINNED_MAPS, openTables } from './tables.ts';
 import type { Tables } from './tables.ts';
 
@@ -42,7 +43,6 @@ const KUBELET_PROGRAMS = {
   kubelet_connect6: 'culvert_probe6',
   kubelet_sockops: 'culvert_probe_flows',
 } as const;
-const COUNTER_NAMES = Object.keys(COUNTERS) as readonly Counter[];
 const LOOKUP = 'culvert_lookup';
 const PENDING = 'culvert_pending';
 const LEVEL = 'culvert_level';
@@ -68,34 +68,6 @@ export interface PodSettings {
   /** Outbound listener port per worker; 0: none. */
   readonly ports: readonly number[];
   readonly maxPending: number;
-}
-
-/** Everything of ours that is found in the kernel: what should not be there is the reconciler's to remove. */
-export interface Inventory {
-  readonly pods: readonly bigint[];
-  /** Cgroup ids of pods in any state, and of the enrolled ones among them. */
-  readonly podCgroups: readonly bigint[];
-  readonly enrolledCgroups: readonly bigint[];
-  readonly localPods: readonly { readonly ip: Ip; readonly cookie: bigint; readonly leaving: boolean }[];
-  readonly listeners: readonly {
-    readonly ip: Ip;
-    readonly role: number;
-    readonly worker: number;
-    readonly cookie: bigint;
-  }[];
-  readonly netnsLinks: readonly PodUid[];
-  /** Pods whose inbound SYNs are dropped. */
-  readonly guards: readonly PodUid[];
-  readonly exempt: readonly bigint[];
-  /** Pins of other layouts, of an older or newer daemon. */
-  readonly otherLayouts: readonly number[];
-}
-
-/** Refusals of one pod for one reason; `id` is its netns cookie, or its cgroup's id while it is pending, or 0n. */
-export interface KernelRefusal {
-  readonly id: bigint;
-  readonly code: Counter;
-  readonly count: number;
 }
 
 export class KernelState {
@@ -293,11 +265,7 @@ export class KernelState {
 
   /** Destinations (`ip/len`) that are left alone, in place of all earlier ones. @throws MeshError BPF_MAP_FAILED */
   setExclusions(cookie: bigint, cidrs: readonly string[]): void {
-    const wanted = new Map(cidrs.map((cidr) => [cidr, exclusionOf(cookie, cidr)]));
-    const before = this.#tables.exclusions.keys().filter((key) => key.netns === cookie);
-    for (const exclusion of wanted.values()) this.#tables.exclusions.set(exclusion, 1);
-    const keep = new Set([...wanted.values()].map((exclusion) => `${exclusion.ip}/${exclusion.length}`));
-    for (const key of before) if (!keep.has(`${key.ip}/${key.length}`)) this.#tables.exclusions.delete(key);
+    replaceExclusions(this.#tables.exclusions, cookie, cidrs);
   }
 
   // === What is there ===
@@ -312,28 +280,7 @@ export class KernelState {
 
   /** Everything found. Also forgets the entry counts of pods that are gone. */
   inventory(): Inventory {
-    const tables = this.#tables;
-    const pods = tables.pods.keys();
-    const localPods = tables.localPods.entries();
-    const cgroups = tables.podCgroups.entries();
-    this.#sweepCounts(new Set([...pods, ...localPods.map(([, entry]) => entry.netns)]));
-    return {
-      pods,
-      podCgroups: cgroups.map(([id]) => id),
-      enrolledCgroups: cgroups
-        .filter(([, entry]) => entry.state === CGROUP_STATES.enrolled)
-        .map(([id]) => id),
-      localPods: localPods.map(([ip, entry]) => ({
-        ip,
-        cookie: entry.netns,
-        leaving: entry.flags === LOCAL_LEAVING,
-      })),
-      listeners: tables.listeners.entries().map(([key, cookie]) => ({ ...key, cookie })),
-      netnsLinks: uids(this.#pins.list('netns')),
-      guards: uids(this.#pins.list('pending')),
-      exempt: this.exempt(),
-      otherLayouts: pinnedLayouts(this.#bpffs).filter((layout) => layout !== LAYOUT),
-    };
+    return takeInventory(this.#tables, this.#pins, this.#bpffs);
   }
 
   /** Entries that stand for a pod: connections whose record nobody has taken yet. */
@@ -348,49 +295,25 @@ export class KernelState {
 
   /** What the kernel did and refused since the maps were made, by name. */
   counters(): Readonly<Record<Counter, number>> {
-    const totals: Record<Counter, number> = { ...COUNTERS };
-    for (const name of COUNTER_NAMES) totals[name] = Number(this.#tables.totals.get(COUNTERS[name]) ?? 0n);
-    return totals;
+    return readCounters(this.#tables);
   }
 
   /** Refusals by pod, for `culvert status`; of the most recent ones, 4,096 pods and reasons. */
   refusals(): KernelRefusal[] {
-    return this.#tables.refusals.entries().flatMap(([key, count]) => {
-      const code = COUNTER_NAMES.find((name) => COUNTERS[name] === key.code);
-      return code === undefined ? [] : [{ id: key.id, code, count: Number(count) }];
-    });
+    return readRefusals(this.#tables);
   }
 
   // === The end ===
 
   /** Uninstall: removes everything of every layout, then closes. */
   removeAll(): void {
-    KernelState.remove(this.#bpffs);
+    removePins(this.#bpffs);
     this.close();
   }
 
-  /**
-   * Removes what any daemon left below `bpffs`, without loading anything: capture ends first, then links and maps go.
-   * @returns the folders that were removed. @throws MeshError PIN_FAILED, BPF_ATTACH_FAILED, BPF_MAP_FAILED
-   */
+  /** The same from outside, without loading anything. @returns the folders that were removed. */
   static remove(bpffs: string): string[] {
-    const found = pinnedLayouts(bpffs);
-    for (const layout of found) KernelState.removeLayout(bpffs, layout);
-    return found.map((layout) => new Pins(bpffs, layout).directory);
-  }
-
-  /** Removes what a daemon of another layout left, once this one holds the pods. */
-  static removeLayout(bpffs: string, layout: number): void {
-    const pins = new Pins(bpffs, layout);
-    for (const name of ['pods', 'pod_cgroups']) {
-      const fd = openPin(pins.path('maps', name));
-      if (fd === undefined) continue;
-      // Keys are 8 bytes in every layout so far; a value is only as long as the kernel says, and not read here.
-      const map = new BpfMap(name, fd, u64, u8);
-      for (const key of map.keys()) map.delete(key);
-      closeFd(fd);
-    }
-    pins.removeAll();
+    return removePins(bpffs);
   }
 
   /** Frees this process's share; all that is pinned stays. */
@@ -406,13 +329,6 @@ export class KernelState {
 
   #configure(change: Partial<KernelConfig>): void {
     this.#tables.config.set(0, { ...this.#config(), ...change });
-  }
-
-  #sweepCounts(alive: ReadonlySet<bigint>): void {
-    for (const [cookie, count] of this.#tables.podCounts.entries()) {
-      const standing = count.original !== 0n || count.client !== 0n || count.self !== 0n;
-      if (!standing && !alive.has(cookie)) this.#tables.podCounts.delete(cookie);
-    }
   }
 
   #attachAll(programs: Readonly<Record<string, string>>, cgroupPath: string): void {
@@ -443,20 +359,4 @@ export class KernelState {
   #refresh(folder: 'links' | 'netns' | 'pending', name: string, program: string): void {
     this.#pins.refresh(folder, name, this.#object.program(program).fd);
   }
-}
-
-const V4_OFFSET = 96;
-
-function exclusionOf(netns: bigint, cidr: string): Exclusion {
-  const [address, bits, ...rest] = cidr.split('/');
-  const ip = parseIp(address ?? '');
-  const length = /^\d+$/.test(bits ?? '') ? Number(bits) : Number.NaN;
-  const isV4 = ip !== undefined && !ip.includes(':');
-  if (ip === undefined || rest.length > 0 || !(length <= (isV4 ? 32 : 128)))
-    throw new MeshError('BPF_MAP_FAILED', `"${cidr}" is no address range in the form ip/length`);
-  return { netns, ip, length: isV4 ? length + V4_OFFSET : length };
-}
-
-function uids(names: readonly string[]): PodUid[] {
-  return names.map((name) => parsePodUid(name)).filter((uid) => uid !== undefined);
 }

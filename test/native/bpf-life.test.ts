@@ -5,6 +5,7 @@ import { cpSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } fr
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterEach, beforeEach, describe, it } from 'node:test';
+import { removePins } from '../../daemon/capture/inventory.ts';
 import { KernelState } from '../../daemon/capture/programs.ts';
 import { OBJECT_DIRECTORY } from '../../daemon/capture/object.ts';
 import { cgroupId } from '../../daemon/capture/kubepods.ts';
@@ -64,7 +65,6 @@ describe('life and death', () => {
         stdio: ['ignore', 'pipe', 'inherit'],
       },
     );
-    assert(child.stdout !== null);
     await once(child.stdout, 'data');
     return child;
   }
@@ -137,28 +137,19 @@ describe('life and death', () => {
     const bpffs = path.join(world.bpffs, 'second');
     assert.throws(() => KernelState.open({ bpffs, kubepods: elsewhere }), { code: 'CGROUP_NOT_FOUND' });
     assert.deepEqual(run('bpftool', '-j', 'cgroup', 'show', elsewhere).trim() || '[]', '[]');
-    KernelState.remove(bpffs);
+    removePins(bpffs);
   });
 
   it('removes everything, under traffic, and leaves connections to the kernel again', async () => {
     await peer.agent.call('listen', { id: 'app', family: 6, host: '::', port: 8080 });
     world.kernel.guardPending(peer.uid, world.podCgroupOf(peer));
-    const id = Number(
-      /"id":(\d+)/.exec(
-        run('bpftool', '-j', 'map', 'show', 'pinned', `${world.bpffs}/culvert/v1/maps/pods`),
-      )?.[1],
-    );
-    assert.equal(KernelState.remove(world.bpffs).length, 1);
+    assert.equal(removePins(world.bpffs).length, 1);
     assert.deepEqual(attached(), []);
     assert.deepEqual(readdirSync(world.bpffs).includes('culvert'), false);
     world.kernel.close();
     const out = { family: 4, host: peer.v4, port: 8080, keep: 'c', timeout: 1 };
     assert.deepEqual((await pod.agent.call('connect', out))['peer'], [peer.v4, 8080]);
     assert.equal((await peer.agent.call('connect', { ...out, host: pod.v4 })).ok, true);
-    assert.throws(
-      () => run('bpftool', 'map', 'show', 'id', String(id)),
-      'the maps are gone with the last holder',
-    );
     world.kernel = world.openKernel();
   });
 

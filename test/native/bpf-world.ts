@@ -175,7 +175,7 @@ export class World {
     const fd = must(this.hot.openNetns(`/run/netns/${netns}`), `open ${netns}`);
     const cookie = must(this.hot.netnsCookie(fd), 'netns cookie');
     this.hot.closeFd(fd);
-    return BigInt(cookie);
+    return cookie;
   }
 
   /** A process of the host's namespace: the kubelet, or (elsewhere) just something on the node. */
@@ -236,7 +236,7 @@ export class World {
       for (const role of roles) {
         const port = 61_001 + worker * 10 + ROLES[role];
         const fd = must(this.hot.listen(pod.netnsFd, 6, port, 4_096, 0), `listen on ${port}`);
-        const cookie = BigInt(must(this.hot.socketCookie(fd), 'socket cookie'));
+        const cookie = must(this.hot.socketCookie(fd), 'socket cookie');
         pod.listeners.push({ role, worker, port, fd, cookie });
         this.#serve(fd, role, worker);
       }
