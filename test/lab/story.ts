@@ -10,13 +10,12 @@ import type { LabService } from './kit/cluster.ts';
 import type { LabDaemon, LogRecord } from './kit/daemon.ts';
 import { Lab } from './kit/lab.ts';
 import type { LabPod } from './kit/pod.ts';
-import { until } from '../support/wait.ts';
 import { claim, command, detail, failedClaims, heading, progress, say } from './terminal.ts';
 
 const HBONE = 15_008;
 const APP = 8080;
 /** Shorter than the defaults, for the show. */
-const FLAGS = ['--join-wait', '1s', '--leave-wait', '1s'];
+const FLAGS = ['--join-wait', '2s', '--leave-wait', '2s', '--leave-grace', '1s'];
 
 interface Stage {
   readonly lab: Lab;
@@ -144,7 +143,7 @@ async function label(stage: Stage): Promise<void> {
   const before = [client.sandboxPid, server.sandboxPid, web.process.pid];
   command('kubectl label namespace shop culvert.dev/mesh=enabled');
   await lab.cluster.label('shop', 'enabled');
-  await progress('both pods are enrolled', () => lab.cluster.waitPublished([client, server], 'enrolled'));
+  await progress('both pods are enrolled', () => waitState(stage, 'enrolled'));
   const alive = web.process.exit === undefined && before.every((pid) => existsSync(`/proc/${pid}`));
   claim('no pod was restarted, no process of theirs', alive);
 }
@@ -160,14 +159,11 @@ async function strangerAsks(stage: Stage): Promise<void> {
 
 /** Requests go on while the label comes off: none may be lost. */
 async function unlabel(stage: Stage): Promise<void> {
-  const { lab, client, server, service } = stage;
+  const { lab, client, service } = stage;
   const loop = await client.loop(service.ip, 80, { everyMs: 50 });
   command('kubectl label namespace shop culvert.dev/mesh-');
   await lab.cluster.label('shop', undefined);
-  await progress('both pods are left alone again', async () => {
-    await lab.cluster.waitPublished([client, server], undefined);
-    await Promise.all(stage.daemons.map((daemon) => waitIdle(daemon)));
-  });
+  await progress('both pods are left alone again', () => waitState(stage, 'none'));
   const { ok, failed, errors } = await loop.stop();
   claim(
     `${ok} requests meanwhile, each on a new connection, none lost`,
@@ -176,19 +172,21 @@ async function unlabel(stage: Stage): Promise<void> {
   );
 }
 
-/** Until the daemon's own status has no pod in any state but `none`. */
-async function waitIdle(daemon: LabDaemon): Promise<void> {
-  await until(`${daemon.node.name} to have no pod`, async () => {
-    const states = JSON.stringify(await daemon.admin('/status')).match(/"state":"(\w+)"/g) ?? [];
-    return states.every((state) => state === '"state":"none"' || state === '"state":"unenrollable"');
-  });
+/** Until each node's daemon says so of its pod. */
+async function waitState({ client, server, daemons }: Stage, state: string): Promise<void> {
+  const pods = [client, server];
+  await Promise.all(
+    daemons.map(async (daemon) => {
+      for (const pod of pods.filter(({ node }) => node === daemon.node)) await daemon.waitState(pod, state);
+    }),
+  );
 }
 
 /** Leaves the lab up, enrolled, until Ctrl-C. */
 async function stayUp(stage: Stage): Promise<void> {
   const { lab, client, server, service } = stage;
   await lab.cluster.label('shop', 'enabled');
-  await lab.cluster.waitPublished([client, server], 'enrolled');
+  await waitState(stage, 'enrolled');
   heading('The lab stays up, with the label on. A shell in each pod:');
   for (const pod of [client, server, stage.stranger])
     detail(pod.name, `nsenter -t ${pod.sandboxPid} -n -m -p -C bash`);

@@ -29,6 +29,8 @@ export interface DaemonOptions {
 /** A line of the daemon's log. */
 export type LogRecord = Readonly<Record<string, unknown>>;
 
+const NodeStatus = z.object({ pods: z.array(z.object({ uid: z.string(), state: z.string() })) });
+
 const Record_ = z.record(z.string(), z.unknown());
 
 export class LabDaemon implements AsyncDisposable {
@@ -92,6 +94,22 @@ export class LabDaemon implements AsyncDisposable {
     const answer = await this.http(15_000, path);
     if (answer.status !== 200) throw new Error(`${path}: ${answer.status} ${answer.body}`);
     return JSON.parse(answer.body);
+  }
+
+  /** What `culvert status` says of a pod now; `none` when it is not ours. */
+  async podState(pod: { readonly uid: string }): Promise<string> {
+    const { pods } = NodeStatus.parse(await this.admin('/status'));
+    return pods.find(({ uid }) => uid === pod.uid)?.state ?? 'none';
+  }
+
+  /** Waits until a pod of this node is in `state`: `enrolled` comes joinWait after it has been published. */
+  async waitState(pod: { readonly uid: string }, state: string, timeoutMs = 30_000): Promise<void> {
+    let last = '';
+    const isThere = async (): Promise<boolean> => (last = await this.podState(pod)) === state;
+    await until(`state ${state}`, isThere, {
+      timeoutMs,
+      detail: () => `it is ${last}\n${this.process.tail()}`,
+    });
   }
 
   /** /metrics as text. */
