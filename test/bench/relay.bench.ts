@@ -42,7 +42,8 @@ else await main(Number(role ?? 3));
 /** A child: gets its set-up as JSON in argv[3], says its port, answers 'cpu'. */
 async function child(as: 'a' | 'b' | 'app'): Promise<void> {
   const starters = { a: startA, b: startB, app: startApp };
-  const setup: Setup = JSON.parse(process.argv[3] ?? '{}');
+  // Written by start() below.
+  const setup = JSON.parse(process.argv[3] ?? '{}') as Setup;
   process.on('message', () => process.send?.(process.cpuUsage()));
   process.on('disconnect', () => process.exit());
   process.send?.(await starters[as](setup));
@@ -131,8 +132,8 @@ async function ours(appPort: number): Promise<Candidate> {
   const ask = async (of: ChildProcess): Promise<number> => {
     const answer = once(of, 'message');
     of.send('cpu');
-    const [usage]: NodeJS.CpuUsage[] = await answer;
-    return usage === undefined ? Number.NaN : usage.user + usage.system;
+    const [usage] = (await answer) as [NodeJS.CpuUsage];
+    return usage.user + usage.system;
   };
   return {
     name: 'ours',
@@ -150,8 +151,7 @@ async function start(as: string, setup: Partial<Setup>): Promise<{ process: Chil
       ? []
       : ['--cpu-prof', `--cpu-prof-dir=${profile}`, `--cpu-prof-name=${as}.cpuprofile`];
   const running = fork(import.meta.filename, [as, JSON.stringify(setup)], { execArgv });
-  const [port]: number[] = await once(running, 'message');
-  if (port === undefined) throw new Error(`${as} did not start`);
+  const [port] = (await once(running, 'message')) as [number];
   return { process: running, port };
 }
 
