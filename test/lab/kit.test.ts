@@ -5,6 +5,7 @@ import { after, before, describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { join } from 'node:path';
 import { existsSync } from 'node:fs';
+import { must } from '../support/run.ts';
 import { Lab } from './kit/lab.ts';
 import type { LabPod } from './kit/pod.ts';
 
@@ -183,6 +184,14 @@ describe('pods', () => {
     assert.deepEqual(pod.ips, lab.node(2).addresses);
     const own = (await pod.exec(['readlink', '/proc/self/ns/net'])).lines.join('');
     assert.equal(`${own}\n`, await lab.node(2).must(['readlink', '/proc/self/ns/net']));
+  });
+
+  it('give people a shell that is the pod’s own: in its cgroup as in its namespaces', async () => {
+    const pod = await lab.pod({ name: 'shell', node: 1 });
+    const script = join(lab.dir, 'shell');
+    await pod.writeShell(script);
+    const argv = ['sh', '-c', 'cat /proc/self/cgroup; readlink /proc/self/ns/net'];
+    assert.equal(await must([script, ...argv]), `${(await pod.exec(argv)).lines.join('\n')}\n`);
   });
 
   it('come a hundred at once', async () => {

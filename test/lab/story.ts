@@ -4,6 +4,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import { existsSync } from 'node:fs';
+import { join } from 'node:path';
 import type { Server } from './kit/apps.ts';
 import type { Capture } from './kit/capture.ts';
 import type { LabService } from './kit/cluster.ts';
@@ -187,14 +188,16 @@ async function stayUp(stage: Stage): Promise<void> {
   const { lab, client, server, service } = stage;
   await lab.cluster.label('shop', 'enabled');
   await waitState(stage, 'enrolled');
-  heading('The lab stays up, with the label on. A shell in each pod:');
-  for (const pod of [client, server, stage.stranger])
-    detail(pod.name, `nsenter -t ${pod.sandboxPid} -n -m -p -C bash`);
-  say('There, for example:');
-  detail('client', `curl -s http://${service.ip}/`);
-  detail('server', 'iperf3 -s');
-  detail('client', `iperf3 -c ${server.ip}`);
-  detail('client', `psql -h ${server.ip} -U postgres    # with a PostgreSQL started in server`);
+  heading('The lab stays up, with the label on. Each of these is a shell in a pod, or runs what follows it:');
+  const shell = (pod: LabPod): string => join(lab.dir, pod.name);
+  for (const pod of [client, server, stage.stranger]) {
+    await pod.writeShell(shell(pod));
+    detail(pod.name, shell(pod));
+  }
+  say('For example:');
+  command(`${shell(client)} curl -s http://${service.ip}/`);
+  command(`${shell(server)} iperf3 -s -D; ${shell(client)} iperf3 -c ${server.ip}`);
+  command(`${shell(client)} psql -h ${server.ip} -U postgres    # once a PostgreSQL runs in server`);
   say('Watch:');
   for (const daemon of stage.daemons) detail(daemon.node.name, `tail -f ${daemon.logFile}`);
   detail('the cluster', lab.cluster.folder('node-1'));

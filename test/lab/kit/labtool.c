@@ -239,7 +239,6 @@ static void become(const struct place *p, char **argv)
 	enter(p->mnt, CLONE_NEWNS, "mnt");
 	if (cwd && chdir(cwd) < 0)
 		die("chdir", cwd);
-	setsid();
 	if (fcntl(3, F_GETFD) >= 0)
 		close(3);
 	execvp(argv[0], argv);

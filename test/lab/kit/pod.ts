@@ -22,7 +22,7 @@ import { ip, macOf, netnsOf, nodeSide, podSide } from './net.ts';
 import type { LabNode } from './node.ts';
 import { podObject } from './objects.ts';
 import type { KubeObject, Labels } from './objects.ts';
-import { LabProcess } from './process.ts';
+import { LabProcess, placeArguments } from './process.ts';
 import type { Exit, Place, StartOptions } from './process.ts';
 import { tools } from './tools.ts';
 
@@ -174,6 +174,16 @@ export class LabPod {
   /** Starts a program in the app container. */
   spawn(argv: readonly string[], options: StartOptions = {}): Promise<LabProcess> {
     return LabProcess.start(argv, this.place(), options);
+  }
+
+  /**
+   * Writes a script that runs its arguments (or a shell) in the app container, for people. nsenter alone is not
+   * enough: a process outside the pod's cgroup is not the pod's, and is not captured.
+   */
+  async writeShell(path: string): Promise<void> {
+    const { labtool } = await tools();
+    const words = [labtool, ...placeArguments(this.place())].map((word) => `'${word}'`).join(' ');
+    writeFileSync(path, `#!/bin/bash\n[ $# = 0 ] && set -- bash\nexec ${words} -- "$@"\n`, { mode: 0o755 });
   }
 
   /** Starts a server and waits until it listens. */

@@ -189,7 +189,8 @@ export function describeExit(exit: Exit): string {
   return exit.signal ?? `exit ${exit.code ?? '?'}`;
 }
 
-function placeArguments(place: Place): string[] {
+/** Words for labtool that start a process in `place`. */
+export function placeArguments(place: Place): string[] {
   const words = ['run', '--cgroup', place.cgroup];
   if (place.nodePid !== undefined) words.push('--node', String(place.nodePid));
   if (place.netns === 'new') words.push('--new-net');
