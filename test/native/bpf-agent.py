@@ -90,6 +90,9 @@ def do_start(c):
     """Starts a connect and does not wait; the socket stays."""
     sock = make(c["family"])
     sock.setblocking(False)
+    if "bind" in c:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((c["bind"], c["sport"]))
     sockets[c["keep"]] = sock
     result = sock.connect_ex((c["host"], c["port"]))
     return {"result": errno.errorcode.get(result, "OK")}
@@ -106,6 +109,24 @@ def do_recv(c):
 
 def do_close(c):
     sockets.pop(c["id"]).close()
+    return {}
+
+
+def do_forge(c):
+    """A SYN over IPv6 whose source is its own destination, as a raw frame."""
+    import struct
+    address = socket.inet_pton(socket.AF_INET6, c["host"])
+    tcp = struct.pack("!HHIIBBHHH", 4444, c["port"], 1, 0, 5 << 4, 2, 65535, 0, 0)
+    pseudo = address + address + struct.pack("!IHBB", len(tcp), 0, 0, 6) + tcp
+    total = sum(struct.unpack(f"!{len(pseudo) // 2}H", pseudo))
+    total = (total & 0xFFFF) + (total >> 16)
+    checksum = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
+    tcp = tcp[:16] + struct.pack("!H", checksum) + tcp[18:]
+    header = struct.pack("!IHBB", 6 << 28, len(tcp), 6, 64) + address + address
+    frame = bytes.fromhex(c["mac"].replace(":", "")) + bytes([2, 0, 0, 0, 0, 1]) + b"\x86\xdd" + header + tcp
+    raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+    raw.bind(("eth0", 0))
+    raw.send(frame)
     return {}
 
 

@@ -188,6 +188,26 @@ describe('outbound capture', () => {
     assert.equal(world.flows('original_by_tuple'), 0);
   });
 
+  it('keeps connections apart that share their source address and port', async () => {
+    const twin = await world.addPod();
+    world.enrol(twin);
+    world.kernel.setPod(twin.cookie, { capture: true, noGlobalV6: false, ports: [1, 2], maxPending: 99 });
+    world.sh(twin.netns, 'nft add table ip t');
+    world.sh(twin.netns, 'nft add chain ip t in { type filter hook input priority 0; }');
+    world.sh(twin.netns, 'nft add rule ip t in tcp dport { 1, 2 } drop');
+    const started = new Set<unknown>();
+    for (let i = 0; i < 6; i++) {
+      const to = { family: 4, host: `203.0.113.${i}`, port: 80, bind: twin.v4, sport: 5_555, keep: `t${i}` };
+      started.add((await twin.agent.call('start', to))['result']);
+    }
+    // Two of six may fall on one of the 512 addresses: the kernel itself refuses that one.
+    const standing = world.kernel.pendingOf(twin.cookie).original;
+    assert.ok(standing >= 4, JSON.stringify([...started]));
+    assert.equal(world.flows('original_by_tuple'), standing);
+    for (let i = 0; i < 6; i++) await twin.agent.call('close', { id: `t${i}` });
+    assert.equal(world.flows('original_by_tuple'), 0);
+  });
+
   it('refuses a pending pod by its cgroup, in each QoS class and below it', async () => {
     for (const qos of ['', 'burstable', 'besteffort'] as const) {
       const fresh = await world.addPod(qos);
