@@ -8,26 +8,25 @@ import { whyNotEnrollable } from '../mesh/enrollable.ts';
 import type { PodUid, SpiffeId } from '../mesh/ids.ts';
 import { spiffeId } from '../mesh/ids.ts';
 import { mode } from '../mesh/mode.ts';
-import type { MeshSettings, PublishedState, Workload } from '../mesh/model.ts';
+import type { MeshSettings, Workload } from '../mesh/model.ts';
 import type { MeshState } from '../mesh/state.ts';
-import type { LocalPod, PodStatus } from '../mesh/wiring.ts';
 import type { Log } from '../observe/log.ts';
 import { CapturedPod } from './captured-pod.ts';
 import type { CaptureContext } from './captured-pod.ts';
+import { localPod, newEntry } from './entry.ts';
+import type { Entry } from './entry.ts';
+import { WantedIdentities } from './identities.ts';
+import type { IdentityEvents } from './identities.ts';
 import { cgroupId, listPodCgroups } from './kubepods.ts';
-import { facetsOf, nextDeadline, nextPhase, publishedOf, reasonOf } from './machine.ts';
+import { facetsOf, nextDeadline, nextPhase } from './machine.ts';
 import type { Phase, PodFacts, Timing } from './machine.ts';
+import { Reports } from './reports.ts';
+import type { ReportEvents } from './reports.ts';
 import { findSandbox, hasProcesses } from './sandbox.ts';
+import { removeStrangers } from './strangers.ts';
 
 /** While a pod waits for its sandbox or its address, look this often: nothing tells when an address is added. */
 const SANDBOX_POLL_MS = 10;
-
-export interface EnrolmentEvents {
-  wantIdentity(id: SpiffeId, urgent: boolean): void;
-  releaseIdentity(id: SpiffeId): void;
-  pods(pods: readonly PodStatus[]): void;
-  publish(states: readonly PublishedState[]): void;
-}
 
 export interface EnrolmentOptions {
   readonly context: CaptureContext;
@@ -37,24 +36,8 @@ export interface EnrolmentOptions {
   readonly kubepods: string;
   readonly procRoot: string;
   readonly hostNetnsFd: number;
-  readonly events: EnrolmentEvents;
+  readonly events: IdentityEvents & ReportEvents;
   readonly log: Log;
-}
-
-interface Entry {
-  readonly uid: PodUid;
-  phase: Phase;
-  id: SpiffeId | undefined;
-  captured: CapturedPod | undefined;
-  /** Was it running, not captured, when it became wanted? Fixed when it does. */
-  wasRunning: boolean;
-  wasEnrolled: boolean;
-  guarded: string | undefined;
-  problem: string | undefined;
-  busy: boolean;
-  observedMs: number;
-  lastWorkload: Workload;
-  olderConnections: number;
 }
 
 export class Enrolment {
@@ -63,19 +46,20 @@ export class Enrolment {
   readonly #entries = new Map<PodUid, Entry>();
   /** Pods seen running without being wanted: when they become so, they join instead of being held. */
   readonly #seenUnwanted = new Set<PodUid>();
-  readonly #certificates = new Map<SpiffeId, { readonly notAfterMs: number } | { readonly failed: string }>();
+  readonly #identities: WantedIdentities;
+  readonly #reports: Reports;
   #adopted: ReadonlySet<bigint> = new Set();
   #isFirst = true;
   #paused = false;
   #leavingAll: (() => void) | undefined;
   #scheduled: NodeJS.Immediate | undefined;
   #timer: NodeJS.Timeout | undefined;
-  #lastStatus = '';
-  #lastPublished = '';
 
   constructor(options: EnrolmentOptions) {
     this.#options = options;
     this.#hot = options.context.hot;
+    this.#identities = new WantedIdentities(options.events);
+    this.#reports = new Reports(options.state, this.#identities, options.events);
   }
 
   /** Starts with what a daemon before us left in the kernel: cgroup ids of pods that were enrolled. */
@@ -93,12 +77,12 @@ export class Enrolment {
   }
 
   identityReady(id: SpiffeId, notAfterMs: number): void {
-    this.#certificates.set(id, { notAfterMs });
+    this.#identities.ready(id, notAfterMs);
     this.poke();
   }
 
   identityFailed(id: SpiffeId, reason: string): void {
-    if (!this.#hasCertificate(id)) this.#certificates.set(id, { failed: reason });
+    this.#identities.failed(id, reason);
     this.poke();
   }
 
@@ -112,7 +96,7 @@ export class Enrolment {
   resume(): void {
     this.#paused = false;
     for (const entry of this.#entries.values()) entry.captured?.invalidate();
-    this.#lastPublished = '';
+    this.#reports.forget();
     this.poke();
   }
 
@@ -151,7 +135,7 @@ export class Enrolment {
     for (const uid of this.#seenUnwanted) if (!local.has(uid)) this.#seenUnwanted.delete(uid);
     if (this.#isFirst) this.#removeStrangers(cgroups);
     this.#isFirst = false;
-    this.#tell(local);
+    this.#reports.tell(this.#entries, local);
     if (this.#leavingAll !== undefined && this.#entries.size === 0) this.#leavingAll();
     this.#timer = setTimeout(() => this.#reconcile(), this.#untilNext());
   }
@@ -166,20 +150,8 @@ export class Enrolment {
     if (cgroup === undefined) return; // its cgroup has not appeared yet
     const running = hasProcesses(cgroup);
     const isAdopted = this.#adopted.has(cgroupId(cgroup));
-    this.#entries.set(uid, {
-      uid,
-      phase: { state: 'none' },
-      id: undefined,
-      captured: undefined,
-      wasEnrolled: isAdopted,
-      wasRunning: running && !isAdopted && (this.#seenUnwanted.has(uid) || this.#isFirst),
-      guarded: undefined,
-      problem: undefined,
-      busy: false,
-      observedMs: 0,
-      lastWorkload: workload,
-      olderConnections: 0,
-    });
+    const wasRunning = running && !isAdopted && (this.#seenUnwanted.has(uid) || this.#isFirst);
+    this.#entries.set(uid, newEntry(workload, { wasRunning, wasEnrolled: isAdopted, guarded: undefined }));
     this.#seenUnwanted.delete(uid);
   }
 
@@ -264,15 +236,10 @@ export class Enrolment {
       hasNetns: (entry.captured?.ips.length ?? 0) > 0,
       wasRunning: entry.wasRunning,
       wasEnrolled: entry.wasEnrolled,
-      certificate: entry.id !== undefined && this.#hasCertificate(entry.id),
+      certificate: this.#identities.has(entry.id),
       listening: entry.captured !== undefined && this.#options.context.fleet.isListening(entry.uid),
       nowMs: Date.now(),
     };
-  }
-
-  #hasCertificate(id: SpiffeId): boolean {
-    const known = this.#certificates.get(id);
-    return known !== undefined && 'notAfterMs' in known;
   }
 
   #enter(entry: Entry, next: Phase, workload: Workload | undefined): void {
@@ -289,8 +256,8 @@ export class Enrolment {
   #wantIdentity(entry: Entry, workload: Workload): void {
     const id = spiffeId(this.#options.settings.trustDomain, workload.namespace, workload.serviceAccount);
     entry.id = id;
-    const isNew = ![...this.#entries.values()].some((other) => other !== entry && other.id === id);
-    if (isNew || !this.#hasCertificate(id)) this.#options.events.wantIdentity(id, true);
+    const isShared = [...this.#entries.values()].some((other) => other !== entry && other.id === id);
+    this.#identities.want(id, isShared);
   }
 
   #announce(entry: Entry): void {
@@ -376,22 +343,17 @@ export class Enrolment {
     if (this.#options.state.workload(entry.uid) !== undefined) this.#seenUnwanted.add(entry.uid);
     const { id } = entry;
     if (id === undefined || [...this.#entries.values()].some((other) => other.id === id)) return;
-    this.#certificates.delete(id);
-    this.#options.events.releaseIdentity(id);
+    this.#identities.release(id);
   }
 
-  /** What a dead daemon left for pods that are no longer there, or no longer ours. */
   #removeStrangers(cgroups: ReadonlyMap<PodUid, string>): void {
     const { kernel } = this.#options.context;
-    const ours = new Set(this.#entries.keys());
-    const cookies = new Set([...this.#entries.values()].flatMap((entry) => entry.captured?.cookie ?? []));
-    const ids = new Set([...cgroups].filter(([uid]) => ours.has(uid)).map(([, path]) => cgroupId(path)));
-    const left = kernel.inventory();
-    for (const cookie of left.pods) if (!cookies.has(cookie)) kernel.deletePod(cookie);
-    for (const id of left.podCgroups) if (!ids.has(id)) kernel.deletePodCgroup(id);
-    for (const uid of left.netnsLinks) if (!ours.has(uid)) kernel.detachNetns(uid);
-    for (const uid of left.guards) if (!ours.has(uid)) kernel.unguardPending(uid);
-    for (const { ip, cookie } of left.localPods) if (!cookies.has(cookie)) kernel.deleteLocalPod(ip, cookie);
+    const uids = new Set(this.#entries.keys());
+    removeStrangers(kernel, kernel.inventory(), {
+      uids,
+      netnsCookies: new Set([...this.#entries.values()].flatMap((entry) => entry.captured?.cookie ?? [])),
+      cgroups: new Set([...cgroups].filter(([uid]) => uids.has(uid)).map(([, path]) => cgroupId(path))),
+    });
   }
 
   #untilNext(): number {
@@ -406,82 +368,6 @@ export class Enrolment {
     }
     return wait;
   }
-
-  #tell(local: ReadonlyMap<PodUid, Workload>): void {
-    const published: PublishedState[] = [];
-    for (const entry of this.#entries.values()) {
-      const state = publishedOf(entry.phase);
-      if (state !== undefined && entry.phase.state !== 'none')
-        published.push({ uid: entry.uid, state, sinceMs: entry.phase.sinceMs });
-    }
-    const text = JSON.stringify(published);
-    if (text !== this.#lastPublished) {
-      this.#lastPublished = text;
-      this.#options.events.publish(published);
-    }
-    const status = this.#status(local);
-    const statusText = JSON.stringify(status);
-    if (statusText === this.#lastStatus) return;
-    this.#lastStatus = statusText;
-    this.#options.events.pods(status);
-  }
-
-  #status(local: ReadonlyMap<PodUid, Workload>): PodStatus[] {
-    const all: PodStatus[] = [...this.#entries.values()].map((entry) => this.#statusOf(entry));
-    for (const [uid, workload] of local) {
-      if (this.#entries.has(uid) || !this.#options.state.isLabelled(workload)) continue;
-      const why = whyNotEnrollable(workload, this.#options.state.namespace(workload.namespace));
-      all.push({
-        uid,
-        name: workload.name,
-        namespace: workload.namespace,
-        state: why === undefined ? 'pending' : 'unenrollable',
-        reason:
-          why === undefined
-            ? 'PENDING_CGROUP: the pod has no cgroup on this node yet'
-            : `${why.code}: ${why.text}`,
-        id: undefined,
-        ips: workload.ips,
-        olderConnections: 0,
-        sinceMs: workload.createdMs,
-      });
-    }
-    return all;
-  }
-
-  #statusOf(entry: Entry): PodStatus {
-    const { phase, lastWorkload } = entry;
-    const certificate = entry.id !== undefined && this.#hasCertificate(entry.id);
-    const failed = entry.id === undefined ? undefined : this.#certificates.get(entry.id);
-    const why = failed !== undefined && 'failed' in failed ? ` (${failed.failed})` : '';
-    const base = reasonOf(phase, { certificate, hasNetns: entry.captured !== undefined });
-    return {
-      uid: entry.uid,
-      name: lastWorkload.name,
-      namespace: lastWorkload.namespace,
-      state: phase.state,
-      reason: entry.problem ?? (base === undefined ? undefined : `${base}${why}`),
-      id: entry.id,
-      ips: entry.captured?.ips ?? [],
-      olderConnections: entry.olderConnections,
-      sinceMs: phase.state === 'none' ? 0 : phase.sinceMs,
-    };
-  }
-}
-
-function localPod(entry: Entry, captured: CapturedPod): LocalPod {
-  const { lastWorkload, id } = entry;
-  if (id === undefined) throw new MeshError('SYSTEM_CALL_FAILED', `pod ${entry.uid} has no identity yet`);
-  return {
-    uid: entry.uid,
-    name: lastWorkload.name,
-    namespace: lastWorkload.namespace,
-    id,
-    ips: captured.ips,
-    state: entry.phase.state,
-    netnsFd: captured.netnsFd,
-    ownPorts: captured.ownPorts,
-  };
 }
 
 function cgroupIdOrZero(path: string): bigint {
