@@ -12,7 +12,7 @@ import { parsePort } from '../../daemon/mesh/ids.ts';
 import { World, ipOf, run } from './bpf-world.ts';
 import type { Agent, Answer, TestPod } from './bpf-world.ts';
 
-describe('inbound steering', () => {
+describe('inbound steering', { timeout: 120_000 }, () => {
   let world: World;
   let pod: TestPod;
   let client: TestPod;

@@ -21,7 +21,7 @@ console.log(kernel.generation);
 setInterval(() => {}, 60000);
 `;
 
-describe('life and death', () => {
+describe('life and death', { timeout: 120_000 }, () => {
   let world: World;
   let pod: TestPod;
   let peer: TestPod;

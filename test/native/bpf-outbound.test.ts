@@ -6,7 +6,7 @@ import { cgroupId } from '../../daemon/capture/kubepods.ts';
 import { World } from './bpf-world.ts';
 import type { Agent, Answer, TestPod } from './bpf-world.ts';
 
-describe('outbound capture', () => {
+describe('outbound capture', { timeout: 120_000 }, () => {
   let world: World;
   let pod: TestPod;
   let other: TestPod;
