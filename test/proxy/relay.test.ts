@@ -248,3 +248,23 @@ test('a tunnel that breaks is TUNNEL_LOST at both ends, not an end of file', asy
     ['TUNNEL_LOST', 'TUNNEL_LOST'],
   );
 });
+
+test('two plain sockets are relayed alike: late reply, reset', async () => {
+  const [left, right] = await Promise.all([socketPair(), socketPair()]);
+  const carried = relay(left.far, right.near, { halfClosedTimeoutMs: 60_000 });
+  echo(right.far);
+  const [sent, received] = await Promise.all([send(left.near, 5_000_000), receive(left.near)]);
+  assert.equal(received.sha256, sent);
+  assert.deepEqual(await carried.done, {
+    bytesSent: 5_000_000,
+    bytesReceived: 5_000_000,
+    reason: 'OK',
+    detail: undefined,
+  });
+  const [client, server] = await Promise.all([socketPair(), socketPair()]);
+  const cut = relay(client.far, server.near, { halfClosedTimeoutMs: 60_000 });
+  const broken = failure(client.near);
+  server.far.resetAndDestroy();
+  assert.equal(await broken, 'ECONNRESET');
+  assert.equal((await cut.done).reason, 'UPSTREAM_RESET');
+});
