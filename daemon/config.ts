@@ -216,13 +216,7 @@ export const KNOBS = {
     'Silence allowed on a connection of which one direction is closed',
   ),
   tunnelIdle: knob(duration(100, DAY), '5m', 'time', 'proxy', 'A tunnel with no stream is closed after this'),
-  pingInterval: knob(
-    duration(100, 10 * MINUTE),
-    '10s',
-    'time',
-    'proxy',
-    'HTTP/2 PING on tunnels, and TCP keepalive on plain connections',
-  ),
+  pingInterval: knob(duration(100, 10 * MINUTE), '10s', 'time', 'proxy', 'HTTP/2 PING on tunnels'),
   pingTimeout: knob(
     duration(100, 10 * MINUTE),
     '20s',

@@ -23,7 +23,6 @@ export function socketInPod(
   const fd = plane.sockets.dial(pod.netnsFd, isIpv6(target.ip) ? 6 : 4, target.client);
   if (fd < 0) return { ok: false, ...socketFailure(-fd) };
   const socket = new Socket({ fd, allowHalfOpen: true, readable: true, writable: true });
-  socket.setKeepAlive(true, plane.config.pingInterval);
   return { ok: true, socket };
 }
 

@@ -27,12 +27,8 @@ export class Listeners {
   /** Starts accepting on `fd`, which this worker owns from now on; calls back when it does. */
   open(uid: PodUid, role: Role, fd: number, onListening: () => void): void {
     this.close(uid, [role]);
-    const server = createServer({
-      pauseOnConnect: true,
-      allowHalfOpen: true,
-      noDelay: true,
-      keepAlive: true,
-    });
+    // TCP_NODELAY and keepalive are inherited from the listening socket: no call for each connection.
+    const server = createServer({ pauseOnConnect: true, allowHalfOpen: true });
     server.on('error', (error) => this.#onError(uid, role, error));
     server.on('connection', (socket) => this.#onConnection(uid, role, socket));
     this.#servers.set(keyOf(uid, role), server);

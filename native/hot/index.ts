@@ -33,14 +33,14 @@ interface DirectCalls {
    */
   originalDestination(fd: number, out: Uint8Array): number;
   /**
-   * A TCP socket made inside the namespace: not connected, not blocking, no Nagle, keepalive that finds a dead peer in
-   * 20 s. `clientIp16` (16 bytes, IPv4 mapped) and `clientPort`: whom the app shall see as its peer, by way of the map
+   * A TCP socket made inside the namespace: not connected, not blocking, no Nagle; without a client, keepalive that
+   * finds a dead peer in 20 s. `clientIp16` (16 bytes, IPv4 mapped) and `clientPort`: whom the app shall see as its peer, by way of the map
    * `client_address`; null and 0 for nobody. @returns fd or -errno.
    */
   dial(netnsFd: number, family: 4 | 6, clientIp16: Uint8Array | null, clientPort: number): number;
   /**
    * A listener inside the namespace, on every address; family 6 takes IPv4 too. Without SO_REUSEADDR: -EADDRINUSE is
-   * the caller's sign to try the next port. Accepted sockets inherit the options of `dial`. `flags`: sum of LISTEN.
+   * the caller's sign to try the next port. Accepted sockets inherit no Nagle and keepalive. `flags`: sum of LISTEN.
    * The backlog is lost when node listens on the fd again without saying it: `server.listen({ fd }, backlog)`.
    */
   listen(netnsFd: number, family: 4 | 6, port: number, backlog: number, flags: number): number;

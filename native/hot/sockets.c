@@ -16,10 +16,6 @@
 
 #include "../bpf/culvert.h"
 
-#ifndef SO_NETNS_COOKIE
-#define SO_NETNS_COOKIE 71 /* asm-generic/socket.h, Linux 5.14 */
-#endif
-
 #define MAX_FD INT32_MAX
 
 /* A dead peer is found in 20 s (DESIGN.md section 9): silent for 10, then two probes 5 apart. */
@@ -93,13 +89,17 @@ static int set_int(int fd, int level, int option, int value)
 	return setsockopt(fd, level, option, &value, sizeof(value)) < 0 ? -errno : 0;
 }
 
-/* No Nagle, dead peers found. Accepted sockets inherit all of it from their listener. */
-static int set_stream_options(int fd)
+static int set_nodelay(int fd)
+{
+	return set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+}
+
+/* Dead peers are found. Accepted sockets inherit this, and TCP_NODELAY, from their listener. */
+static int set_keepalive(int fd)
 {
 	int error;
 
-	if ((error = set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1)) < 0 ||
-	    (error = set_int(fd, SOL_SOCKET, SO_KEEPALIVE, 1)) < 0 ||
+	if ((error = set_int(fd, SOL_SOCKET, SO_KEEPALIVE, 1)) < 0 ||
 	    (error = set_int(fd, IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_IDLE_SECONDS)) < 0 ||
 	    (error = set_int(fd, IPPROTO_TCP, TCP_KEEPINTVL, KEEPALIVE_INTERVAL_SECONDS)) < 0 ||
 	    (error = set_int(fd, IPPROTO_TCP, TCP_KEEPCNT, KEEPALIVE_PROBES)) < 0)
@@ -111,14 +111,12 @@ static int set_stream_options(int fd)
 static int tag_client(struct hot *hot, int fd, const uint8_t ip[16], int port)
 {
 	struct culvert_endpoint endpoint;
-	socklen_t length = sizeof(endpoint.netns);
 
 	memset(&endpoint, 0, sizeof(endpoint));
 	memcpy(endpoint.ip, ip, 16);
 	endpoint.port = (__u16)port;
 	endpoint.family = ip16_is_v4(ip) ? AF_INET : AF_INET6;
-	if (getsockopt(fd, SOL_SOCKET, SO_NETNS_COOKIE, &endpoint.netns, &length) < 0)
-		return -errno;
+	/* endpoint.netns stays 0: sockops knows the socket's namespace by itself, and a look-up here costs a call. */
 	return record(BPF_MAP_UPDATE_ELEM, hot->client_address_fd, fd, &endpoint);
 }
 
@@ -130,9 +128,10 @@ static int dial(struct hot *hot, int netns_fd, int family, const struct bytes *c
 
 	if (fd < 0)
 		return fd;
-	error = set_stream_options(fd);
-	if (error == 0 && client->data != NULL)
-		error = tag_client(hot, fd, client->data, client_port);
+	error = set_nodelay(fd);
+	/* A tagged socket goes to an app in its own namespace: neither end can vanish without the kernel's notice. */
+	if (error == 0)
+		error = client->data != NULL ? tag_client(hot, fd, client->data, client_port) : set_keepalive(fd);
 	if (error == 0)
 		return fd;
 	close(fd);
@@ -196,7 +195,9 @@ napi_value js_listen(napi_env env, napi_callback_info info)
 			  SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, IPPROTO_TCP);
 	if (fd < 0)
 		return result_int(env, fd);
-	error = set_stream_options(fd);
+	error = set_nodelay(fd);
+	if (error == 0)
+		error = set_keepalive(fd);
 	if (error == 0)
 		error = bind_listener(fd, family, port, flags);
 	if (error == 0 && listen(fd, backlog) < 0)

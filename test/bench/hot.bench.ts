@@ -59,9 +59,11 @@ function measureAll(netnsFd: number, homeFd: number): void {
   measure('podSockets.originalDestination', 20_000, () => pods.originalDestination(12));
   measure('podSockets.dial, tagged', 1_000, () => pods.dial(netnsFd, 4, typed), true);
   const of = (name: string): number => figures[name] ?? 0;
-  figures['connection'] = of('originalDestination') + of('dial') + of('dial, tagged');
+  // A tunnelled connection: one record read where it starts, one tagged dial where it ends; one passed on in the clear
+  // costs a plain dial instead. Tunnels are dialled once for many.
+  figures['connection'] = of('originalDestination') + of('dial, tagged');
   console.log(
-    `${'originalDestination + dial + dial, tagged'.padEnd(44)} ${String(figures['connection']).padStart(7)} ns`,
+    `${'a connection: originalDestination + dial, tagged'.padEnd(48)} ${String(figures['connection']).padStart(3)} ns`,
   );
 }
 

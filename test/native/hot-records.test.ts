@@ -44,11 +44,11 @@ void describe("records on sockets, in the kernel's own maps", () => {
       },
       cookie,
       v4: {
-        raw: endpoint('00000000000000000000ffffc0000209', 40_001, 2, cookie),
+        raw: endpoint('00000000000000000000ffffc0000209', 40_001, 2, '0'),
         read: { ip: '192.0.2.9', port: 40_001 },
       },
       v6: {
-        raw: endpoint('20010db8000000000000000000000009', 65_535, 10, cookie),
+        raw: endpoint('20010db8000000000000000000000009', 65_535, 10, '0'),
         read: { ip: '2001:db8::9', port: 65_535 },
       },
       untagged: 0,
