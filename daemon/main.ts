@@ -113,6 +113,7 @@ export async function startDaemon(given: Config): Promise<void> {
       case 'started':
       case 'pods':
       case 'kernel-counters':
+      case 'unguarded':
       case 'left':
         return report.enrolment(message);
     }

@@ -121,7 +121,10 @@ export class NodeReport {
   }
 
   enrolment(
-    message: Extract<EnrolmentToMain, { type: 'started' | 'pods' | 'kernel-counters' | 'left' }>,
+    message: Extract<
+      EnrolmentToMain,
+      { type: 'started' | 'pods' | 'kernel-counters' | 'unguarded' | 'left' }
+    >,
   ): void {
     this.#heartbeats.beat('enrolment');
     switch (message.type) {
@@ -139,8 +142,13 @@ export class NodeReport {
       case 'kernel-counters':
         this.#metrics.kernelCounters(message.counters);
         return;
+      case 'unguarded':
+        this.#metrics.add('culvert_pods_started_unguarded_total', {});
+        return;
       case 'left':
         this.#uninstall = 'done';
+        // The thread has nothing to do any more, so nothing is heard of it.
+        this.#heartbeats.forget('enrolment');
         this.#options.log.info('every pod has left; no program, map or pin of ours is on this node');
         return;
     }

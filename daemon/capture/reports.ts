@@ -13,6 +13,8 @@ export interface ReportEvents {
   pods(pods: readonly PodStatus[]): void;
   /** All that this node publishes. */
   publish(states: readonly PublishedState[]): void;
+  /** A pod ran before it was guarded; so many connections of its first moments were cut. */
+  unguarded(uid: PodUid, connections: number): void;
 }
 
 export class Reports {

@@ -110,7 +110,9 @@ export type EnrolmentToMain =
   | { readonly type: 'pods'; readonly pods: readonly PodStatus[] }
   | { readonly type: 'kernel-counters'; readonly counters: Readonly<Record<string, number>> }
   | { readonly type: 'left' }
-  | { readonly type: 'stopped' };
+  | { readonly type: 'stopped' }
+  /** The pod ran before it was guarded; so many connections of its first moments were cut. */
+  | { readonly type: 'unguarded'; readonly uid: PodUid; readonly connections: number };
 
 /** One pod in `culvert status`. */
 export interface PodStatus {

@@ -77,6 +77,9 @@ export const METRICS = {
   culvert_build_info: gauge('1, with the version as a label', 'version', 'node_version'),
   culvert_ready: gauge('1 when /readyz says ready'),
   culvert_pods: gauge("Pods of this node by state of enrolment; ours are all but 'none'", 'state'),
+  culvert_pods_started_unguarded_total: counter(
+    'Pods whose first moments were not guarded; the connections that they had made were cut',
+  ),
   culvert_older_connections: gauge(
     'Connections of enrolled pods that are older than enrolment and not protected',
   ),
