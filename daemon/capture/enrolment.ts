@@ -7,7 +7,6 @@ import { MeshError } from '../errors.ts';
 import { whyNotEnrollable } from '../mesh/enrollable.ts';
 import type { PodUid, SpiffeId } from '../mesh/ids.ts';
 import { spiffeId } from '../mesh/ids.ts';
-import { mode } from '../mesh/mode.ts';
 import type { MeshSettings, Workload } from '../mesh/model.ts';
 import type { MeshState } from '../mesh/state.ts';
 import type { Log } from '../observe/log.ts';
@@ -18,15 +17,18 @@ import type { Entry } from './entry.ts';
 import { WantedIdentities } from './identities.ts';
 import type { IdentityEvents } from './identities.ts';
 import { cgroupId, listPodCgroups } from './kubepods.ts';
-import { facetsOf, nextDeadline, nextPhase } from './machine.ts';
+import { facetsOf, nextPhase } from './machine.ts';
 import type { Phase, PodFacts, Timing } from './machine.ts';
+import { cutOlderIfAsked, cutUnguarded } from './older.ts';
+import { untilNextLook } from './pace.ts';
 import { Reports } from './reports.ts';
 import type { ReportEvents } from './reports.ts';
 import { findSandbox, hasProcesses } from './sandbox.ts';
+import type { Inventory } from './inventory.ts';
 import { removeStrangers } from './strangers.ts';
 
-/** While a pod waits for its sandbox or its address, look this often: nothing tells when an address is added. */
-const SANDBOX_POLL_MS = 10;
+/** What a daemon before us left: cgroups of pods that it captured, and pods whose guard stands. */
+export type Adopted = Pick<Inventory, 'enrolledCgroups' | 'guards'>;
 
 export interface EnrolmentOptions {
   readonly context: CaptureContext;
@@ -48,8 +50,9 @@ export class Enrolment {
   readonly #seenUnwanted = new Set<PodUid>();
   readonly #identities: WantedIdentities;
   readonly #reports: Reports;
-  #adopted: ReadonlySet<bigint> = new Set();
+  #adopted: Adopted = { enrolledCgroups: [], guards: [] };
   #isFirst = true;
+  #started = false;
   #paused = false;
   #leavingAll: (() => void) | undefined;
   #scheduled: NodeJS.Immediate | undefined;
@@ -62,9 +65,10 @@ export class Enrolment {
     this.#reports = new Reports(options.state, this.#identities, options.events);
   }
 
-  /** Starts with what a daemon before us left in the kernel: cgroup ids of pods that were enrolled. */
-  start(adopted: ReadonlySet<bigint>): void {
+  /** Starts with what a daemon before us left in the kernel. Nothing is done before: all of it would look strange. */
+  start(adopted: Adopted): void {
     this.#adopted = adopted;
+    this.#started = true;
     this.#reconcile();
   }
 
@@ -123,7 +127,7 @@ export class Enrolment {
   }
 
   #reconcile(): void {
-    if (this.#paused) return;
+    if (this.#paused || !this.#started) return;
     clearTimeout(this.#timer);
     const cgroups = new Map(listPodCgroups(this.#options.kubepods).map(({ uid, path }) => [uid, path]));
     const local = new Map<PodUid, Workload>();
@@ -135,23 +139,32 @@ export class Enrolment {
     for (const uid of this.#seenUnwanted) if (!local.has(uid)) this.#seenUnwanted.delete(uid);
     if (this.#isFirst) this.#removeStrangers(cgroups);
     this.#isFirst = false;
+    this.#adopted = { enrolledCgroups: [], guards: [] };
     this.#reports.tell(this.#entries, local);
     if (this.#leavingAll !== undefined && this.#entries.size === 0) this.#leavingAll();
-    this.#timer = setTimeout(() => this.#reconcile(), this.#untilNext());
+    this.#timer = setTimeout(
+      () => this.#reconcile(),
+      untilNextLook(this.#entries.values(), this.#options.timing, Date.now()),
+    );
   }
 
-  /** Makes an entry for a pod that has become wanted. */
+  /** Makes an entry for a pod that has become wanted, or that a daemon before us left enrolled: it leaves in order. */
   #consider(uid: PodUid, workload: Workload, cgroup: string | undefined): void {
     if (this.#entries.has(uid)) return;
-    if (!this.#isWanted(workload)) {
+    const wasEnrolled =
+      cgroup !== undefined && this.#adopted.enrolledCgroups.includes(cgroupIdOrZero(cgroup));
+    if (!wasEnrolled && !this.#isWanted(workload)) {
       this.#seenUnwanted.add(uid);
       return;
     }
     if (cgroup === undefined) return; // its cgroup has not appeared yet
-    const running = hasProcesses(cgroup);
-    const isAdopted = this.#adopted.has(cgroupId(cgroup));
-    const wasRunning = running && !isAdopted && (this.#seenUnwanted.has(uid) || this.#isFirst);
-    this.#entries.set(uid, newEntry(workload, { wasRunning, wasEnrolled: isAdopted, guarded: undefined }));
+    const isGuarded = this.#adopted.guards.includes(uid);
+    const ranUnguarded = !wasEnrolled && !isGuarded && hasProcesses(cgroup);
+    const wasRunning = ranUnguarded && (this.#seenUnwanted.has(uid) || this.#isFirst);
+    this.#entries.set(
+      uid,
+      newEntry(workload, { wasRunning, wasEnrolled, guarded: isGuarded ? cgroup : undefined }),
+    );
     this.#seenUnwanted.delete(uid);
   }
 
@@ -201,7 +214,7 @@ export class Enrolment {
       else if (entry.captured.refreshAddresses()) this.#announce(entry);
       return;
     }
-    if (!this.#isWanted(entry.lastWorkload) && entry.phase.state === 'none') {
+    if (!this.#isWanted(entry.lastWorkload) && entry.phase.state === 'none' && !entry.wasEnrolled) {
       this.#hot.closeFd(sandbox.netnsFd);
       return;
     }
@@ -249,8 +262,6 @@ export class Enrolment {
       this.#wantIdentity(entry, workload);
     if (next.state === before.state && next.state !== 'joining') return;
     this.#announce(entry);
-    if (next.state === 'enrolled' && entry.captured !== undefined)
-      this.#cutOlderIfAsked(entry, entry.captured);
   }
 
   #wantIdentity(entry: Entry, workload: Workload): void {
@@ -279,38 +290,21 @@ export class Enrolment {
   #apply(entry: Entry, captured: CapturedPod): void {
     const facets = facetsOf(entry.phase);
     const captures = facets.capture && !captured.isCapturing;
-    if (captures) captured.noteOlder();
+    const isGuarded = entry.guarded !== undefined;
     captured.apply(facets, entry.lastWorkload);
+    // Once nothing escapes any more: what was opened a moment before is older too.
+    if (captures) captured.noteOlder();
     if (entry.guarded !== undefined && !facets.guard) {
       this.#options.context.kernel.unguardPending(entry.uid);
       entry.guarded = undefined;
     }
     // A pod that should have been guarded from its start has nothing older: what it opened meanwhile went unguarded.
-    if (captures && entry.phase.state === 'opening' && !entry.wasEnrolled)
-      this.#cutUnguarded(entry, captured);
+    if (captures && entry.phase.state === 'opening' && !entry.wasEnrolled && !isGuarded)
+      this.#options.events.unguarded(entry.uid, cutUnguarded(this.#options.log, entry.uid, captured));
     entry.olderConnections = captured.countOlder();
-  }
-
-  #cutUnguarded(entry: Entry, captured: CapturedPod): void {
-    const cut = captured.cutOlder(() => true);
-    if (cut > 0)
-      this.#options.log.warn(
-        { pod: entry.uid, connections: cut },
-        'the pod started before it was guarded: its connections were cut',
-      );
-  }
-
-  /** DESIGN.md 3a: STRICT destroys connections older than enrolment; PERMISSIVE only on the pod's wish. */
-  #cutOlderIfAsked(entry: Entry, captured: CapturedPod): void {
-    const workload = entry.lastWorkload;
-    const cut = captured.cutOlder(
-      (port) => workload.cutExisting || mode(this.#options.state, workload, port) === 'strict',
-    );
-    if (cut > 0)
-      this.#options.log.info(
-        { pod: entry.uid, connections: cut },
-        'connections older than enrolment were cut',
-      );
+    if (entry.phase.state !== 'enrolled' || entry.olderConnections === 0) return;
+    cutOlderIfAsked(this.#options, entry.lastWorkload, captured);
+    entry.olderConnections = captured.countOlder();
   }
 
   #dismantle(entry: Entry, reason: 'POD_GONE' | 'POLICY_CHANGED'): void {
@@ -352,21 +346,8 @@ export class Enrolment {
     removeStrangers(kernel, kernel.inventory(), {
       uids,
       netnsCookies: new Set([...this.#entries.values()].flatMap((entry) => entry.captured?.cookie ?? [])),
-      cgroups: new Set([...cgroups].filter(([uid]) => uids.has(uid)).map(([, path]) => cgroupId(path))),
+      cgroups: new Set([...cgroups].filter(([uid]) => uids.has(uid)).map(([, path]) => cgroupIdOrZero(path))),
     });
-  }
-
-  #untilNext(): number {
-    const { timing } = this.#options;
-    let wait = timing.rescanInterval;
-    const now = Date.now();
-    for (const entry of this.#entries.values()) {
-      const deadline = nextDeadline(entry.phase, timing);
-      if (deadline !== undefined) wait = Math.min(wait, Math.max(1, deadline - now));
-      if (entry.captured === undefined || entry.captured.ips.length === 0)
-        wait = Math.min(wait, SANDBOX_POLL_MS);
-    }
-    return wait;
   }
 }
 

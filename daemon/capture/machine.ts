@@ -42,7 +42,11 @@ export function nextPhase(phase: Phase, facts: PodFacts, timing: Timing): Phase 
   const { nowMs } = facts;
   switch (phase.state) {
     case 'none':
-      return facts.wanted ? entry(facts) : phase;
+      if (facts.wanted) return entry(facts);
+      // Its label went while no daemon ran: its peers are told before its redirection goes.
+      return facts.wasEnrolled && facts.hasNetns
+        ? { state: 'leaving', sinceMs: nowMs, redirected: true }
+        : phase;
     case 'pending':
       if (!facts.wanted) return { state: 'none' };
       return facts.hasNetns ? { state: 'opening', sinceMs: nowMs, wasEnrolled: false } : phase;

@@ -99,7 +99,7 @@ class EnrolmentThread {
   }
 
   async #run(): Promise<void> {
-    const adopted = new Set(this.#kernel.inventory().enrolledCgroups);
+    const adopted = this.#kernel.inventory();
     this.#data.main.on('message', (message: MainToEnrolment) => this.#receive(message));
     this.#source.start((deltas) => {
       this.#state.apply(deltas);
@@ -146,6 +146,7 @@ class EnrolmentThread {
         wantIdentity: (id, urgent) => this.#tell({ type: 'want-identity', id, urgent }),
         releaseIdentity: (id) => this.#tell({ type: 'release-identity', id }),
         pods: (pods) => this.#tell({ type: 'pods', pods }),
+        unguarded: (uid, connections) => this.#tell({ type: 'unguarded', uid, connections }),
         publish: (states) =>
           void publisher
             .publish(states)
