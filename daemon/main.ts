@@ -46,7 +46,9 @@ export async function startDaemon(given: Config): Promise<void> {
   );
   const report = new NodeReport({ config, version: VERSION, log, state, source, certificates });
   const enrolment = startEnrolment(config, settings, (message) => fromEnrolment(message));
-  parts.defer(async () => void (await enrolment.terminate()));
+  parts.defer(async () => {
+    await enrolment.terminate();
+  });
   const stopped = Promise.withResolvers<void>();
   const fatal = Promise.withResolvers<never>();
   fatal.promise.catch(() => undefined); // whoever races it hears of it

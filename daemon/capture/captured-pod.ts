@@ -59,8 +59,10 @@ export class CapturedPod {
     this.uid = uid;
     this.netnsFd = netnsFd;
     this.cgroupId = cgroupId;
-    this.cookie = BigInt(
-      must(context.hot.netnsCookie(netnsFd), `read the netns cookie of pod ${uid}`, 'NETNS_FAILED'),
+    this.cookie = must(
+      context.hot.netnsCookie(netnsFd),
+      `read the netns cookie of pod ${uid}`,
+      'NETNS_FAILED',
     );
     try {
       this.#openListeners(workload);
@@ -214,7 +216,7 @@ export class CapturedPod {
       if (fd === EAFNOSUPPORT) fd = hot.listen(this.netnsFd, 4, port, BACKLOG, 0);
       if (fd === EADDRINUSE) continue;
       must(fd, `open a listener on port ${port} of pod ${this.uid}`, 'NETNS_FAILED');
-      const cookie = BigInt(must(hot.socketCookie(fd), 'read a socket cookie'));
+      const cookie = must(hot.socketCookie(fd), 'read a socket cookie');
       return { fd, port, cookie, role, worker };
     }
     throw new MeshError(

@@ -45,8 +45,8 @@ export class Owner {
     const file = path.join(stateDir, 'owner.sock');
     const predecessor = await askToYield(file);
     const generation = (predecessor?.generation ?? 0) + 1;
-    let owner: Owner | undefined;
-    const server = createServer((socket) => owner?.answer(socket, events));
+    const made: { owner?: Owner } = {};
+    const server = createServer((socket) => made.owner?.answer(socket, events));
     server.maxConnections = MAX_ASKERS;
     const own = path.join(stateDir, `owner-${randomBytes(6).toString('hex')}.sock`);
     await listen(server, own);
@@ -58,8 +58,8 @@ export class Owner {
       return Owner.take(stateDir, events);
     }
     if (predecessor !== undefined) renameSync(own, file);
-    owner = new Owner(generation, server, file, predecessor?.socket);
-    return owner;
+    made.owner = new Owner(generation, server, file, predecessor?.socket);
+    return made.owner;
   }
 
   /** Whether another daemon has the node now. */

@@ -54,13 +54,15 @@ class EnrolmentThread {
 
   /** @throws MeshError when the node belongs to another daemon or the kernel refuses. */
   static async start(data: EnrolmentData): Promise<void> {
-    let thread: EnrolmentThread | undefined;
+    const started: { thread?: EnrolmentThread } = {};
     // Before the kernel is touched: the old daemon has stopped changing it when this resolves.
     const owner = await Owner.take(data.config.stateDir, {
-      onYield: () => thread?.pause(),
-      onReturned: () => thread?.resume(),
+      onYield: () => started.thread?.pause(),
+      onReturned: () => started.thread?.resume(),
     });
-    thread = new EnrolmentThread(data, owner);
+    const thread = new EnrolmentThread(data, owner);
+    started.thread = thread;
+    if (owner.hasYielded) thread.pause();
     await thread.#run();
   }
 
@@ -77,9 +79,7 @@ class EnrolmentThread {
       'NETNS_FAILED',
     );
     this.#state = new MeshState(data.settings);
-    const hostNetnsCookie = BigInt(
-      must(this.#hot.netnsCookie(this.#hostNetnsFd), "read the node's netns cookie"),
-    );
+    const hostNetnsCookie = must(this.#hot.netnsCookie(this.#hostNetnsFd), "read the node's netns cookie");
     this.#kernel = KernelState.open({ bpffs: config.bpffs, kubepods: this.#kubepods.path, hostNetnsCookie });
     this.#fleet = this.#makeFleet();
     this.#enrolment = this.#makeEnrolment();

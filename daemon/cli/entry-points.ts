@@ -8,7 +8,7 @@ export const entryPoints: EntryPoints = {
   },
   async preflight(config) {
     const { preflight } = await import('../capture/preflight.ts');
-    return await preflight(config);
+    return preflight(config);
   },
   async cleanupNode(options) {
     const { cleanupNode } = await import('../capture/cleanup.ts');

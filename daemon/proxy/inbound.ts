@@ -119,10 +119,13 @@ function deliver(
   connect: IncomingConnect,
   connection: Connection,
 ): void {
-  let settled = false;
-  const upstream = dial(plane, pod, target, (result) => {
-    if (settled) return;
-    settled = true;
+  const dialling: { upstream?: Socket | undefined; settled: boolean } = { settled: false };
+  const onGone = (): void => {
+    dialling.upstream?.destroy();
+  };
+  dialling.upstream = dial(plane, pod, target, (result) => {
+    if (dialling.settled) return;
+    dialling.settled = true;
     connect.signal.removeEventListener('abort', onGone);
     if (!result.ok) {
       connect.refuse(503);
@@ -136,15 +139,12 @@ function deliver(
     connection.cut = (reason, detail) => carried.cut(reason, detail);
     void carried.done.then((end) => connection.close(end.reason, end.detail));
   });
-  const onGone = (): void => {
-    upstream?.destroy();
-  };
-  if (settled) return;
+  if (dialling.settled) return; // no socket could be made
   connect.signal.addEventListener('abort', onGone, { once: true });
   connection.cut = (reason, detail) => {
-    if (settled) return;
-    settled = true;
-    upstream?.destroy();
+    if (dialling.settled) return;
+    dialling.settled = true;
+    dialling.upstream?.destroy();
     connect.refuse(503);
     connection.close(reason, detail);
   };

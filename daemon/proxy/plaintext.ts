@@ -66,7 +66,7 @@ function decide(plane: DataPlane, pod: LocalPod, socket: Socket): void {
     if (!result.ok) return refuse(socket, connection, result);
     carry(plane, connection, socket, result.socket, verdict.reason);
   });
-  if (upstream === undefined || upstream.connecting === false) return;
+  if (upstream === undefined || !upstream.connecting) return;
   socket.once('close', () => {
     if (upstream.connecting) upstream.destroy();
   });
