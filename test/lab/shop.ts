@@ -25,7 +25,13 @@ export interface Shop {
 
 /** Makes them all; `labelled` (default true): waits until both pods are enrolled. The caller disposes of `lab`. */
 export async function openShop(
-  options: { lab?: LabOptions; daemon?: DaemonOptions; labelled?: boolean } = {},
+  options: {
+    lab?: LabOptions;
+    daemon?: DaemonOptions;
+    /** Environment of each node's daemon; with it node 2's starts first, and makes the CA. */
+    env?: readonly [NodeJS.ProcessEnv, NodeJS.ProcessEnv];
+    labelled?: boolean;
+  } = {},
 ): Promise<Shop> {
   const lab = await Lab.create(options.lab);
   try {
@@ -38,10 +44,11 @@ export async function openShop(
     }));
     const web = await lab.cluster.service({ namespace: 'shop', name: 'web', ports, pods: [server] });
     const flags = [...QUICK, ...(options.daemon?.flags ?? [])];
-    const [daemon1, daemon2] = await Promise.all([
-      lab.startDaemon(1, { ...options.daemon, flags }),
-      lab.startDaemon(2, { ...options.daemon, flags }),
-    ]);
+    const start = (node: 1 | 2): Promise<LabDaemon> =>
+      lab.startDaemon(node, { ...options.daemon, flags, env: options.env?.[node - 1] ?? {} });
+    const second = start(2);
+    if (options.env !== undefined) await second;
+    const [daemon1, daemon2] = await Promise.all([start(1), second]);
     const shop = { lab, client, server, web, daemon1, daemon2 };
     if (options.labelled !== false) await enrol(shop);
     return shop;
