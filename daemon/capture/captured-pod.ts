@@ -6,7 +6,7 @@ import type { Hot } from '../../native/hot/index.ts';
 import { must } from '../../native/hot/index.ts';
 import type { TcpSocket } from '../../native/hot/records.ts';
 import { MeshError } from '../errors.ts';
-import { parsePort } from '../mesh/ids.ts';
+import { isIpv6, parsePort } from '../mesh/ids.ts';
 import type { Ip, PodUid, Port } from '../mesh/ids.ts';
 import type { Workload } from '../mesh/model.ts';
 import { ROLES } from '../mesh/wiring.ts';
@@ -47,6 +47,8 @@ export class CapturedPod {
   readonly cgroupId: bigint;
   #ips: readonly Ip[] = [];
   #hasGlobalV6 = false;
+  /** Its addresses have been the same at two looks: more may follow the first at once. */
+  #isSettled = false;
   readonly #context: CaptureContext;
   readonly #listeners: Listener[] = [];
   #applied: Facets | undefined;
@@ -87,15 +89,23 @@ export class CapturedPod {
 
   /** Looks at the namespace's addresses again. @returns whether they changed; false ones leave `ips` empty. */
   refreshAddresses(): boolean {
-    const found = podAddresses(this.#context.hot, this.netnsFd);
-    const changed = found.length !== this.#ips.length || found.some((ip, i) => ip !== this.#ips[i]);
-    if (!changed) return false;
+    const listed = globalAddresses(this.#context.hot, this.netnsFd);
+    const found = listed.filter(({ isUsable }) => isUsable).map(({ ip }) => ip);
+    // One that is still being checked for duplicates may be used at any moment from now on.
+    const hasGlobalV6 = listed.some(({ ip }) => isIpv6(ip));
+    const isSame = found.length === this.#ips.length && found.every((ip, i) => ip === this.#ips[i]);
+    if (isSame && hasGlobalV6 === this.#hasGlobalV6) {
+      if (!this.#isSettled && found.length > 0) this.#applied = undefined;
+      this.#isSettled = found.length > 0;
+      return false;
+    }
     const gone = this.#ips.filter((ip) => !found.includes(ip));
     for (const ip of gone) this.#forgetAddress(ip);
     this.#ips = found;
-    this.#hasGlobalV6 = found.some((ip) => ip.includes(':'));
+    this.#hasGlobalV6 = hasGlobalV6;
+    this.#isSettled = false;
     this.#applied = undefined;
-    return true;
+    return !isSame;
   }
 
   /** Makes the kernel's entries what `facets` asks. Does nothing when they are so already. */
@@ -261,7 +271,8 @@ export class CapturedPod {
     const ports = new Array<number>(fleet.count).fill(0);
     for (const listener of this.#listeners)
       if (listener.role === 'outbound') ports[listener.worker] = listener.port;
-    kernel.setPod(this.cookie, { capture, noGlobalV6: !this.#hasGlobalV6, ports, maxPending });
+    const noGlobalV6 = this.#isSettled && !this.#hasGlobalV6;
+    kernel.setPod(this.cookie, { capture, noGlobalV6, ports, maxPending });
     this.#isCapturing = capture;
   }
 
@@ -289,17 +300,14 @@ const EADDRINUSE = -98;
 const EAFNOSUPPORT = -97;
 const ENOENT = -2;
 
-/** The pod's own global addresses: what lo has, and tentative ones, are not it. */
-export function podAddresses(hot: Hot, netnsFd: number): Ip[] {
+/** The pod's own global addresses, sorted: what lo has is not it. Tentative ones can't be used yet. */
+function globalAddresses(hot: Hot, netnsFd: number): { ip: Ip; isUsable: boolean }[] {
   const listed = hot.addresses(netnsFd);
   if (typeof listed === 'number') return [];
   return listed
-    .filter(
-      (address) =>
-        address.scope === 'global' && address.ifname !== 'lo' && (address.flags & IFA_F_TENTATIVE) === 0,
-    )
-    .map((address) => address.ip)
-    .sort();
+    .filter((address) => address.scope === 'global' && address.ifname !== 'lo')
+    .map(({ ip, flags }) => ({ ip, isUsable: (flags & IFA_F_TENTATIVE) === 0 }))
+    .sort((a, b) => (a.ip < b.ip ? -1 : 1));
 }
 
 function isLoopback(ip: Ip): boolean {

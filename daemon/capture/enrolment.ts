@@ -187,8 +187,12 @@ export class Enrolment {
         this.#dismantle(entry, 'POD_GONE');
         return;
       }
-      this.#observe(entry, cgroup);
-      this.#advance(entry, workload, cgroup);
+      try {
+        this.#observe(entry, cgroup);
+      } finally {
+        // Also when its listeners can't be opened: then it stays guarded, not open.
+        this.#advance(entry, workload, cgroup);
+      }
       entry.problem = undefined;
     } catch (error) {
       const reason = error instanceof MeshError ? `${error.code}: ${error.message}` : String(error);
@@ -240,17 +244,20 @@ export class Enrolment {
       return;
     }
     this.#guard(entry, cgroup);
-    if (entry.captured !== undefined && entry.captured.ips.length > 0) this.#apply(entry, entry.captured);
+    if (entry.captured !== undefined) this.#apply(entry, entry.captured);
   }
 
   #facts(entry: Entry, workload: Workload | undefined): PodFacts {
     return {
       wanted: workload !== undefined && this.#isWanted(workload),
-      hasNetns: (entry.captured?.ips.length ?? 0) > 0,
+      hasNetns: entry.captured !== undefined,
       wasRunning: entry.wasRunning,
       wasEnrolled: entry.wasEnrolled,
       certificate: this.#identities.has(entry.id),
-      listening: entry.captured !== undefined && this.#options.context.fleet.isListening(entry.uid),
+      listening:
+        entry.captured !== undefined &&
+        entry.captured.ips.length > 0 &&
+        this.#options.context.fleet.isListening(entry.uid),
       nowMs: Date.now(),
     };
   }
@@ -290,7 +297,8 @@ export class Enrolment {
   #apply(entry: Entry, captured: CapturedPod): void {
     const facets = facetsOf(entry.phase);
     const captures = facets.capture && !captured.isCapturing;
-    const isGuarded = entry.guarded !== undefined;
+    // Without an address it could reach nobody.
+    const isGuarded = entry.guarded !== undefined || captured.ips.length === 0;
     captured.apply(facets, entry.lastWorkload);
     // Once nothing escapes any more: what was opened a moment before is older too.
     if (captures) captured.noteOlder();

@@ -18,7 +18,7 @@ export type Phase =
 export interface PodFacts {
   /** The label says so, the pod can be enrolled and is not over. */
   readonly wanted: boolean;
-  /** Its sandbox runs and has an address. */
+  /** Its sandbox runs: its namespace is known, though it may have no address yet. */
   readonly hasNetns: boolean;
   /** It was running, not captured, when it became wanted. */
   readonly wasRunning: boolean;
@@ -26,7 +26,7 @@ export interface PodFacts {
   readonly wasEnrolled: boolean;
   /** A usable certificate of its identity is with the workers. */
   readonly certificate: boolean;
-  /** Every live worker accepts on every listener of the pod. */
+  /** The pod has an address, and every live worker accepts on every listener of it. */
   readonly listening: boolean;
   readonly nowMs: number;
 }

@@ -223,14 +223,15 @@ static void become(const struct place *p, char **argv)
 {
 	/* The child dies with its parent: SIGKILL can not be passed on. */
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (p->cgroup >= 0 && write(p->cgroup, "0", 1) < 0)
-		die("enter", "the cgroup");
+	/* Before the cgroup: what shows in a pod's cgroup is in the pod's namespace already. */
 	enter(p->net, CLONE_NEWNET, "net");
 	if (p->new_net) {
 		if (unshare(CLONE_NEWNET) < 0)
 			die("unshare", "net");
 		set_up_netns();
 	}
+	if (p->cgroup >= 0 && write(p->cgroup, "0", 1) < 0)
+		die("enter", "the cgroup");
 	enter(p->uts, CLONE_NEWUTS, "uts");
 	enter(p->cgroupns, CLONE_NEWCGROUP, "cgroup");
 	if (p->own_cgroupns && unshare(CLONE_NEWCGROUP) < 0)
