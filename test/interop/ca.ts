@@ -6,7 +6,6 @@
 import { Server, ServerCredentials, status } from '@grpc/grpc-js';
 import type { sendUnaryData, ServerUnaryCall, ServiceDefinition } from '@grpc/grpc-js';
 import protobuf from 'protobufjs';
-import { once } from 'node:events';
 import { join } from 'node:path';
 import { X509Certificate } from 'node:crypto';
 import { z } from 'zod';
@@ -43,6 +42,9 @@ interface CsrRequest {
 interface CsrResponse {
   readonly certChain: readonly string[];
 }
+
+/** Where a local CA's folder keeps its root. */
+export const rootFile = (folder: string): string => join(folder, 'root.crt');
 
 /** Starts the CA as a process at `place`. Resolves when it serves. */
 export async function startCa(place: Place, options: CaOptions): Promise<LabProcess> {
@@ -111,12 +113,13 @@ function sign(
   return leaf;
 }
 
-const Request = new protobuf.Type('IstioCertificateRequest')
-  .add(new protobuf.Field('csr', 1, 'string'))
-  .add(new protobuf.Field('lifetime', 3, 'int64'));
-const Response = new protobuf.Type('IstioCertificateResponse').add(
-  new protobuf.Field('certChain', 1, 'string', 'repeated'),
-);
+// Of proto/citadel.proto: what is used here.
+const Request = protobuf.Type.fromJSON('IstioCertificateRequest', {
+  fields: { csr: { type: 'string', id: 1 }, lifetime: { type: 'int64', id: 3 } },
+});
+const Response = protobuf.Type.fromJSON('IstioCertificateResponse', {
+  fields: { certChain: { rule: 'repeated', type: 'string', id: 1 } },
+});
 const PlainRequest = z.object({ csr: z.string(), lifetime: z.number() });
 const PlainResponse = z.object({ certChain: z.array(z.string()) });
 
@@ -134,11 +137,4 @@ const SERVICE: ServiceDefinition = {
   },
 };
 
-if (import.meta.main) {
-  await serve(Options.parse(JSON.parse(process.argv[2] ?? '')));
-  await once(process, 'SIGTERM');
-  process.exit(0);
-}
-
-/** Where a local CA's folder keeps its root. */
-export const rootFile = (folder: string): string => join(folder, 'root.crt');
+if (import.meta.main) await serve(Options.parse(JSON.parse(process.argv[2] ?? '')));

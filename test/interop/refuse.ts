@@ -48,17 +48,18 @@ async function fromPeer(world: World, what: Attempt, ztunnel = world.ztunnel): P
   const { daemon } = world;
   const from = daemon.process.lines.length;
   const mark = ztunnel.mark;
-  const { local } = await attempt(what);
+  await attempt(what);
   const isTheirs = (record: LogRecord): boolean =>
-    record['direction'] === 'outbound' && isFrom(record, local);
+    record['direction'] === 'outbound' && record['dst.hbone_addr'] === `${what.ip}:${what.port}`;
+  const theirs = await ztunnel.waitForAccess('ztunnel’s record of the refusal', mark, isTheirs);
   const isConnect = (record: LogRecord): boolean =>
-    record['direction'] === 'inbound' && isFrom(record, local);
+    record['direction'] === 'inbound' && isFrom(record, String(theirs['src.addr']));
   const isTunnel = (record: LogRecord): boolean =>
     record['direction'] === 'inbound' &&
     String(record['dst.addr']).endsWith(':15008') &&
     String(record['src.addr']).startsWith(`${what.from.ip}:`);
   return {
-    theirs: await ztunnel.waitForAccess('ztunnel’s record of the refusal', mark, isTheirs),
+    theirs,
     connect: () => daemon.waitForAccess('our record of the refusal', isConnect, { from }),
     tunnel: () => daemon.waitForAccess('our record of the tunnel', isTunnel, { from }),
   };

@@ -22,7 +22,7 @@ export function check(name: string, run: () => Promise<void>): void {
       result.outcome = 'passed';
     } catch (error) {
       const text = error instanceof Error ? error.message : String(error);
-      result.outcome = `FAILED: ${text.split('\n', 1)[0] ?? ''}`;
+      result.outcome = `FAILED: ${(text.split('\n', 1)[0] ?? '').slice(0, 160)}`;
       throw error;
     } finally {
       result.ms = performance.now() - started;

@@ -11,7 +11,6 @@ import type { Server } from '../lab/kit/apps.ts';
 import type { LabService } from '../lab/kit/cluster.ts';
 import type { LabDaemon } from '../lab/kit/daemon.ts';
 import { Lab } from '../lab/kit/lab.ts';
-import type { LabNode } from '../lab/kit/node.ts';
 import { MESH_LABEL, podObject } from '../lab/kit/objects.ts';
 import type { LabPod } from '../lab/kit/pod.ts';
 import type { LabProcess } from '../lab/kit/process.ts';
@@ -20,6 +19,7 @@ import { rootFile, startCa } from './ca.ts';
 import type { Mesh, MeshPod } from './mesh.ts';
 import { startRefuser } from './refuser.ts';
 import { Ztunnel } from './ztunnel.ts';
+import type { ZtunnelOptions } from './ztunnel.ts';
 
 export const PORTS = {
   http: 8080,
@@ -29,12 +29,16 @@ export const PORTS = {
   lateServer: 8081,
   /** Its server ends after SMALL bytes, whatever its client does. */
   small: 8083,
+  echo: 8084,
+  /** Its server speaks first. */
+  hello: 8085,
   /** Nothing listens there. */
   closed: 8099,
   /** Listens, and ztunnel's policy has no rule for it. */
   denied: 9090,
   service: 80,
 } as const;
+export const DAEMON_FLAGS = ['--join-wait', '500ms'] as const;
 export const BULK = 100_000_000;
 export const SMALL = 300_000;
 
@@ -62,58 +66,67 @@ export interface World {
   readonly phantoms: Phantoms;
   ztunnel: Ztunnel;
   readonly rogueZtunnel: Ztunnel;
-  restartZtunnel(): Promise<void>;
+  /** Ends the peer's ztunnel and starts it again; SIGKILL is a crash. */
+  restartZtunnel(signal?: NodeJS.Signals): Promise<void>;
 }
 
-/** Pods that are addresses only: NAT leads their 15008 to `ours` or `peer`. */
+/** A pod that is an address only: NAT leads its 15008 to `ours` or `peer`. */
+type Phantom = MeshPod & { readonly uid: string };
+
 interface Phantoms {
   /** Of the account that the pod behind it has: the CONNECT's address is wrong, the identity right. */
-  readonly bentToOurs: MeshPod;
-  readonly bentToPeer: MeshPod;
+  readonly bentToOurs: Phantom;
+  readonly bentToPeer: Phantom;
   /** Of another account: the identity is wrong. */
-  readonly falseOurs: MeshPod;
-  readonly falsePeer: MeshPod;
+  readonly falseOurs: Phantom;
+  readonly falsePeer: Phantom;
 }
 
 /** Makes it all. The lab goes with `world.lab`. */
 export async function makeWorld(lab: Lab, binary: string): Promise<World> {
+  const pods = await makePods(lab);
+  const [ours, peer] = await Promise.all([side(lab, pods.ours), side(lab, pods.peer)]);
+  const phantoms = await makePhantoms(lab, pods.ours, pods.peer);
+  const { bentToPeer, falsePeer } = phantoms;
+  await publish(lab, [pods.peer.uid, pods.rogue.uid, bentToPeer.uid, falsePeer.uid]);
+  const [daemon, rogueHttp, denied] = await Promise.all([
+    lab.startDaemon(1, { flags: DAEMON_FLAGS }),
+    pods.rogue.serve('http', PORTS.http),
+    pods.peer.serve('http', PORTS.denied),
+  ]);
+  await lab.cluster.waitPublished([pods.ours, pods.stranger], 'enrolled');
+  await startRefuser(pods.refuser, { folder: join(lab.dir, 'ca') });
+
+  const mesh = meshOf(Object.values(pods), phantoms, ours, peer);
+  const authorities = await startAuthorities(lab, pods.peer, pods.rogue);
+  const start = (pod: LabPod, authority: Authority): Promise<Ztunnel> =>
+    Ztunnel.start(lab, pod, { binary, mesh, token: pod.uid, ...authority });
+  const [ztunnel, rogueZtunnel] = await Promise.all([
+    start(pods.peer, authorities.right),
+    start(pods.rogue, authorities.wrong),
+  ]);
+  const world: World = {
+    ...{ lab, daemon, ours, peer, rogueHttp, denied, phantoms, ztunnel, rogueZtunnel },
+    ...{ stranger: pods.stranger, rogue: pods.rogue, refuser: pods.refuser },
+    restartZtunnel: async (signal) => {
+      await world.ztunnel.stop(signal);
+      world.ztunnel = await start(pods.peer, authorities.right);
+    },
+  };
+  return world;
+}
+
+async function makePods(lab: Lab) {
   for (const namespace of ['shop', 'peer'])
     await lab.cluster.namespace(namespace, { [MESH_LABEL]: 'enabled' });
-  const [oursPod, stranger, peerPod, rogue, refuser] = await Promise.all([
+  const [ours, stranger, peer, rogue, refuser] = await Promise.all([
     lab.pod({ name: 'ours', node: 1 }),
     lab.pod({ name: 'stranger', node: 1 }),
     lab.pod({ name: 'peer', namespace: 'peer', node: 2 }),
     lab.pod({ name: 'rogue', namespace: 'peer', node: 2 }),
     lab.pod({ name: 'refuser', namespace: 'plain', node: 1 }),
   ]);
-  const [ours, peer] = await Promise.all([side(lab, oursPod), side(lab, peerPod)]);
-  const phantoms = await makePhantoms(lab, oursPod, peerPod);
-  await publish(lab, [peerPod.uid, rogue.uid, uidOf(phantoms.bentToPeer), uidOf(phantoms.falsePeer)]);
-  const [daemon, rogueHttp, denied] = await Promise.all([
-    lab.startDaemon(1, { flags: ['--join-wait', '500ms'] }),
-    rogue.serve('http', PORTS.http),
-    peerPod.serve('http', PORTS.denied),
-  ]);
-  await lab.cluster.waitPublished([oursPod, stranger], 'enrolled');
-
-  const mesh = meshOf([oursPod, stranger, refuser, peerPod, rogue], phantoms, ours, peer);
-  const authorities = await startAuthorities(lab, peerPod, rogue);
-  await startRefuser(refuser, { folder: join(lab.dir, 'ca') });
-  const start = (): Promise<Ztunnel> =>
-    Ztunnel.start(lab, peerPod, { binary, mesh, token: peerPod.uid, ...authorities.right });
-  const [ztunnel, rogueZtunnel] = await Promise.all([
-    start(),
-    Ztunnel.start(lab, rogue, { binary, mesh, token: rogue.uid, ...authorities.wrong }),
-  ]);
-  const world: World = {
-    ...{ lab, daemon, ours, peer, stranger, rogue, rogueHttp, refuser, denied, phantoms },
-    ...{ ztunnel, rogueZtunnel },
-    restartZtunnel: async () => {
-      await world.ztunnel.stop();
-      world.ztunnel = await start();
-    },
-  };
-  return world;
+  return { ours, stranger, peer, rogue, refuser };
 }
 
 /** The SPIFFE ID of a pod. */
@@ -127,6 +140,8 @@ async function side(lab: Lab, pod: LabPod): Promise<Side> {
     serveBulk(pod, PORTS.bulk, { bytes: BULK }),
     serveBulk(pod, PORTS.lateServer, { bytes: SMALL, late: true }),
     serveBulk(pod, PORTS.small, { bytes: SMALL }),
+    pod.serve('echo', PORTS.echo, { quiet: true }),
+    pod.serve('hello', PORTS.hello),
   ]);
   const service = await lab.cluster.service({
     namespace: pod.namespace,
@@ -151,14 +166,8 @@ async function publish(lab: Lab, uids: readonly string[]): Promise<void> {
   await writer.publish(states.map((uid) => ({ uid, state: 'enrolled', sinceMs })));
 }
 
-const phantomUids = new Map<MeshPod, string>();
-
-function uidOf(phantom: MeshPod): string {
-  return phantomUids.get(phantom) ?? '';
-}
-
 async function makePhantoms(lab: Lab, ours: LabPod, peer: LabPod): Promise<Phantoms> {
-  const make = (pod: LabPod, host: number, serviceAccount: string): Promise<MeshPod> =>
+  const make = (pod: LabPod, host: number, serviceAccount: string): Promise<Phantom> =>
     phantom(lab, pod, { host, serviceAccount });
   const phantoms = {
     bentToOurs: await make(ours, 250, ours.serviceAccount),
@@ -175,20 +184,19 @@ async function phantom(
   lab: Lab,
   pod: LabPod,
   how: { readonly host: number; readonly serviceAccount: string },
-): Promise<MeshPod> {
+): Promise<Phantom> {
   const made = {
+    uid: randomUUID(),
     name: `phantom-${how.host}`,
     namespace: pod.namespace,
     serviceAccount: how.serviceAccount,
     nodeName: pod.nodeName,
     ips: [`10.244.${pod.node.index}.${how.host}`],
   };
-  const uid = randomUUID();
-  phantomUids.set(made, uid);
   const common = { labels: {}, annotations: {}, ports: [], spec: {} };
   const state = { hostNetwork: false, running: true, ready: true };
   const hostIp = pod.node.addresses[0] ?? '';
-  await lab.cluster.apply(podObject({ ...made, ...common, ...state, uid, node: pod.nodeName, hostIp }));
+  await lab.cluster.apply(podObject({ ...made, ...common, ...state, node: pod.nodeName, hostIp }));
   return made;
 }
 
@@ -202,8 +210,7 @@ async function bend(pod: LabPod, phantoms: readonly MeshPod[]): Promise<void> {
     '}',
     '',
   ];
-  const node: LabNode = pod.node;
-  await must(['nsenter', `--net=${node.netns}`, 'nft', '-f', '-'], { input: rules.join('\n') });
+  await must(['nsenter', `--net=${pod.node.netns}`, 'nft', '-f', '-'], { input: rules.join('\n') });
 }
 
 function meshOf(pods: readonly LabPod[], phantoms: Phantoms, ours: Side, peer: Side): Mesh {
@@ -213,19 +220,25 @@ function meshOf(pods: readonly LabPod[], phantoms: Phantoms, ours: Side, peer: S
     ...ports,
     pods: [pod],
   }));
-  const { http, bulk, lateServer, small, closed } = PORTS;
   const policy = {
     name: 'only-ours',
     namespace: peer.pod.namespace,
     from: { namespace: ours.pod.namespace, serviceAccount: ours.pod.serviceAccount },
-    ports: [http, bulk, lateServer, small, closed],
+    ports: Object.values(PORTS).filter((port) => port !== PORTS.denied),
   };
   const bent = [phantoms.bentToOurs, phantoms.falseOurs];
   return { pods: [...pods, ...bent], services, policies: [policy] };
 }
 
-/** Two CAs beside node-2's host network: one signs with the daemons' root, one with a root of its own. */
-async function startAuthorities(lab: Lab, peer: LabPod, rogue: LabPod) {
+/** Where a ztunnel gets its certificates. */
+type Authority = Pick<ZtunnelOptions, 'caAddress' | 'caRoot'>;
+
+/** Two CAs: on node-2 one that signs with the daemons' root; outside of the cluster one with a root of its own. */
+async function startAuthorities(
+  lab: Lab,
+  peer: LabPod,
+  rogue: LabPod,
+): Promise<{ readonly right: Authority; readonly wrong: Authority }> {
   const [right, wrong] = [join(lab.dir, 'ca'), join(lab.dir, 'rogue-ca')];
   const node = lab.node(2);
   const outside = await lab.outside();
