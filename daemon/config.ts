@@ -237,14 +237,14 @@ export const KNOBS = {
     '20000',
     'connections',
     'limits',
-    'Connections of one pod, both directions',
+    'Connections of one pod, both directions, in equal shares for the workers; one in the clear counts as two, and no pod may have more than nine tenths of maxConnections',
   ),
   maxConnections: knob(
     integer(0, 10_000_000),
     '0',
     'connections',
     'limits',
-    'Connections of the node; 0 means: from the open-file limit',
+    'Connections of the node, in equal shares for the workers; one in the clear counts as two; 0 means: from the open-file limit',
   ),
   maxPendingPerPod: knob(
     integer(16, 65_536),
@@ -398,12 +398,17 @@ function contradictions(config: Config): string[] {
 /** Descriptors that are not connections': listeners, maps, libraries, the control plane. */
 const RESERVED_FILES = 1_024;
 
+/** The most of the node's connections that one pod may hold: others must find room. */
+const POD_SHARE = 0.9;
+
 /** The configuration with the zeroes that mean 'from this machine' filled in. */
 export function resolveCounts(config: Config, cores: number, openFiles: number): Config {
+  const maxConnections =
+    config.maxConnections === 0 ? Math.max(256, openFiles - RESERVED_FILES) : config.maxConnections;
   return {
     ...config,
     workers: config.workers === 0 ? Math.min(4, cores) : config.workers,
-    maxConnections:
-      config.maxConnections === 0 ? Math.max(256, openFiles - RESERVED_FILES) : config.maxConnections,
+    maxConnections,
+    maxConnectionsPerPod: Math.min(config.maxConnectionsPerPod, Math.ceil(POD_SHARE * maxConnections)),
   };
 }

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { KNOBS, KNOB_NAMES, envOf, flagOf, parseConfig } from '../daemon/config.ts';
+import { KNOBS, KNOB_NAMES, envOf, flagOf, parseConfig, resolveCounts } from '../daemon/config.ts';
 import type { Config, KnobName } from '../daemon/config.ts';
 import { MeshError } from '../daemon/errors.ts';
 
@@ -148,5 +148,21 @@ describe('values', () => {
       'fd00::/48',
     ]);
     assert.equal(complaints({ meshCidrs: '10.244.0.0' }).length, 1);
+  });
+});
+
+describe('counts that come from the machine', () => {
+  it('take the open-file limit, and leave other pods a tenth of it', () => {
+    const config = resolveCounts(parse({}), 2, 20_000);
+    assert.deepEqual(
+      [config.maxConnections, config.maxConnectionsPerPod, config.workers],
+      [18_976, 17_079, 2],
+    );
+  });
+
+  it('leave what was given, but no pod more than nine tenths of the node', () => {
+    const given = parse({ maxConnections: '1000', maxConnectionsPerPod: '950', workers: '3' });
+    const config = resolveCounts(given, 8, 20_000);
+    assert.deepEqual([config.maxConnections, config.maxConnectionsPerPod, config.workers], [1_000, 900, 3]);
   });
 });

@@ -29,13 +29,27 @@ export interface Connection {
   counters: { readonly bytesSent: number; readonly bytesReceived: number };
   /** Ends the connection's sockets, whatever stage it is at; set by the stage. */
   cut: (reason: Reason, detail?: string) => void;
+  /**
+   * The connection is about to take a second descriptor of its own: it goes on in the clear, without a tunnel that
+   * others share. @returns whether it is within the limits; if not, it must be refused.
+   */
+  takeSecond(): boolean;
   /** Writes the record and gives the place back. Later calls do nothing: one record each. */
   close(reason: Reason, detail?: string): void;
 }
 
+/** Of one worker, in descriptors: a connection through a tunnel holds one, any other two. */
 export interface ConnectionLimits {
   readonly perPod: number;
   readonly total: number;
+}
+
+/**
+ * A worker's share of the node's limits. Workers do not ask each other for each connection; the kernel deals
+ * connections out at random, so that shares fill alike.
+ */
+export function shareOf(limits: ConnectionLimits, workers: number): ConnectionLimits {
+  return { perPod: Math.ceil(limits.perPod / workers), total: Math.ceil(limits.total / workers) };
 }
 
 const NO_BYTES = { bytesSent: 0, bytesReceived: 0 } as const;
@@ -48,6 +62,7 @@ export class Connections {
   readonly #onClosed: (record: ConnectionRecord) => void;
   readonly #prefix: string;
   #next = 0;
+  #descriptors = 0;
   /** Opened since the last `takeOpened`, and between that and the one before. */
   #fresh = new Set<TrackedConnection>();
   #aging = new Set<TrackedConnection>();
@@ -74,17 +89,20 @@ export class Connections {
     direction: Direction,
     srcAddr: string,
   ): { connection: Connection; overLimit: boolean } {
-    const ofPod = this.#perPod.get(podUid) ?? 0;
-    const overLimit = ofPod >= this.#limits.perPod || this.#open.size >= this.#limits.total;
-    this.#perPod.set(podUid, ofPod + 1);
+    const overLimit = !this.#take(podUid);
     this.#next += 1;
     const connection = new TrackedConnection(
       `${this.#prefix}-${this.#next.toString(36)}`,
       podUid,
       direction,
       srcAddr,
-      (ended) => this.#remove(ended),
-      this.#onClosed,
+      {
+        onSecond: () => this.#take(podUid),
+        onClosed: (ended, record) => {
+          this.#remove(ended);
+          this.#onClosed(record);
+        },
+      },
     );
     this.#open.add(connection);
     this.#fresh.add(connection);
@@ -124,14 +142,29 @@ export class Connections {
     });
   }
 
+  /** Counts one descriptor more, also over the limits. @returns whether it is within them. */
+  #take(podUid: PodUid): boolean {
+    const ofPod = this.#perPod.get(podUid) ?? 0;
+    const isWithin = ofPod < this.#limits.perPod && this.#descriptors < this.#limits.total;
+    this.#perPod.set(podUid, ofPod + 1);
+    this.#descriptors += 1;
+    return isWithin;
+  }
+
   #remove(connection: TrackedConnection): void {
     this.#open.delete(connection);
     this.#fresh.delete(connection);
     this.#aging.delete(connection);
-    const left = (this.#perPod.get(connection.podUid) ?? 1) - 1;
+    this.#descriptors -= connection.descriptors;
+    const left = (this.#perPod.get(connection.podUid) ?? 0) - connection.descriptors;
     if (left > 0) this.#perPod.set(connection.podUid, left);
     else this.#perPod.delete(connection.podUid);
   }
+}
+
+interface TrackedEvents {
+  readonly onSecond: () => boolean;
+  readonly onClosed: (connection: TrackedConnection, record: ConnectionRecord) => void;
 }
 
 class TrackedConnection implements Connection {
@@ -140,22 +173,15 @@ class TrackedConnection implements Connection {
   readonly facts: ConnectionFacts;
   counters: { readonly bytesSent: number; readonly bytesReceived: number } = NO_BYTES;
   reportedOpen = false;
+  descriptors = 1;
   cut: (reason: Reason, detail?: string) => void = (reason, detail) => this.close(reason, detail);
   readonly #id: string;
   readonly #startMs = Date.now();
   readonly #startTick = performance.now();
-  readonly #remove: (connection: TrackedConnection) => void;
-  readonly #onClosed: (record: ConnectionRecord) => void;
+  readonly #events: TrackedEvents;
   #closed = false;
 
-  constructor(
-    id: string,
-    podUid: PodUid,
-    direction: Direction,
-    srcAddr: string,
-    remove: (connection: TrackedConnection) => void,
-    onClosed: (record: ConnectionRecord) => void,
-  ) {
+  constructor(id: string, podUid: PodUid, direction: Direction, srcAddr: string, events: TrackedEvents) {
     this.#id = id;
     this.podUid = podUid;
     this.direction = direction;
@@ -172,15 +198,19 @@ class TrackedConnection implements Connection {
       dstIdentity: undefined,
       security: 'none',
     };
-    this.#remove = remove;
-    this.#onClosed = onClosed;
+    this.#events = events;
+  }
+
+  takeSecond(): boolean {
+    if (this.#closed || this.descriptors === 2) return true;
+    this.descriptors = 2;
+    return this.#events.onSecond();
   }
 
   close(reason: Reason, detail?: string): void {
     if (this.#closed) return;
     this.#closed = true;
-    this.#remove(this);
-    this.#onClosed({
+    this.#events.onClosed(this, {
       ...this.snapshot(),
       durationMs: Math.round((performance.now() - this.#startTick) * 1_000) / 1_000,
       reason,

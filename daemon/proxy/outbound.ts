@@ -142,6 +142,8 @@ function dialClear(
   socket: Socket,
   connection: Connection,
 ): void {
+  if (!connection.takeSecond())
+    return refuse(socket, connection, { reason: 'CONNECTION_LIMIT', detail: undefined });
   const targets = [verdict, ...(verdict.kind === 'passthrough' ? verdict.alternates : [])];
   let ended: Omit<Refusal, 'ok'> | undefined;
   let upstream: Socket | undefined;

@@ -49,7 +49,8 @@ function decide(plane: DataPlane, pod: LocalPod, socket: Socket): void {
   describe(connection, pod);
   describeSource(plane, connection, client.ip);
   connection.facts.dstAddr = hostPort(target.ip, target.port);
-  if (overLimit) return refuse(socket, connection, { reason: 'CONNECTION_LIMIT', detail: undefined });
+  if (overLimit || !connection.takeSecond())
+    return refuse(socket, connection, { reason: 'CONNECTION_LIMIT', detail: undefined });
 
   const verdict = admit(plane.state, {
     pod,

@@ -22,7 +22,7 @@ import type {
   WorkerToMain,
 } from '../mesh/wiring.ts';
 import { createLog } from '../observe/log.ts';
-import { Connections } from './connections.ts';
+import { Connections, shareOf } from './connections.ts';
 import { drain } from './drain.ts';
 import { createTunnelServer } from './hbone/server.ts';
 import { createTunnels } from './hbone/pool.ts';
@@ -84,7 +84,7 @@ class Worker {
   #makePlane(config: Config): DataPlane {
     const connections = new Connections(
       `${this.#start.settings.nodeName}-${this.#start.index}-${Date.now().toString(36)}`,
-      { perPod: config.maxConnectionsPerPod, total: config.maxConnections },
+      shareOf({ perPod: config.maxConnectionsPerPod, total: config.maxConnections }, config.workers),
       { onOpen: () => void (this.#opened += 1), onClosed: (record) => this.#record(record) },
     );
     return {

@@ -1,0 +1,77 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { parsePodUid } from '../../daemon/mesh/ids.ts';
+import type { PodUid } from '../../daemon/mesh/ids.ts';
+import type { ConnectionRecord } from '../../daemon/mesh/wiring.ts';
+import { Connections, shareOf } from '../../daemon/proxy/connections.ts';
+import type { ConnectionLimits } from '../../daemon/proxy/connections.ts';
+
+describe('Connections', () => {
+  it('refuses a pod over its limit, and no other pod; an end gives the place back', () => {
+    const { connections, open } = make({ perPod: 2, total: 10 });
+    const first = open('a');
+    assert.deepEqual([first.overLimit, open('a').overLimit, open('a').overLimit], [false, false, true]);
+    assert.equal(open('b').overLimit, false);
+    // The refused one holds its socket until it is closed: it counts too.
+    for (const { connection } of [first, open('a')]) connection.close('OK');
+    assert.equal(open('a').overLimit, true);
+    connections.cut((connection) => connection.podUid === uid('a'), 'POD_GONE');
+    assert.equal(open('a').overLimit, false);
+  });
+
+  it('refuses everybody over the total', () => {
+    const { open } = make({ perPod: 10, total: 2 });
+    assert.deepEqual([open('a').overLimit, open('b').overLimit, open('c').overLimit], [false, false, true]);
+  });
+
+  it('counts a connection that goes on in the clear as two, once, until it ends', () => {
+    const { open } = make({ perPod: 3, total: 10 });
+    const { connection } = open('a');
+    assert.equal(connection.takeSecond(), true);
+    assert.equal(connection.takeSecond(), true);
+    const third = open('a');
+    assert.equal(third.overLimit, false);
+    assert.equal(third.connection.takeSecond(), false);
+    third.connection.close('CONNECTION_LIMIT');
+    assert.equal(open('a').overLimit, false);
+    connection.close('OK');
+    assert.equal(connection.takeSecond(), true);
+    assert.deepEqual([open('a').overLimit, open('a').overLimit, open('a').overLimit], [false, false, true]);
+  });
+
+  it('writes one record for each, whatever is called afterwards', () => {
+    const { open, records } = make({ perPod: 1, total: 1 });
+    const { connection } = open('a');
+    connection.close('CLIENT_RESET', 'why');
+    connection.close('OK');
+    connection.cut('DRAINED');
+    assert.deepEqual(
+      records.map(({ reason, detail }) => [reason, detail]),
+      [['CLIENT_RESET', 'why']],
+    );
+  });
+
+  it("gives each worker its share of the node's limits, rounded up", () => {
+    assert.deepEqual(shareOf({ perPod: 5, total: 100 }, 2), { perPod: 3, total: 50 });
+    assert.deepEqual(shareOf({ perPod: 1, total: 1 }, 4), { perPod: 1, total: 1 });
+  });
+});
+
+function uid(name: string): PodUid {
+  const parsed = parsePodUid(`00000000-0000-0000-0000-00000000000${name}`);
+  assert.ok(parsed !== undefined);
+  return parsed;
+}
+
+function make(limits: ConnectionLimits): {
+  connections: Connections;
+  records: ConnectionRecord[];
+  open: (pod: string) => ReturnType<Connections['open']>;
+} {
+  const records: ConnectionRecord[] = [];
+  const connections = new Connections('node-0', limits, {
+    onOpen: () => undefined,
+    onClosed: (record) => records.push(record),
+  });
+  return { connections, records, open: (pod) => connections.open(uid(pod), 'outbound', '10.0.0.1:1') };
+}
