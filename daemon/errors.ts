@@ -112,6 +112,26 @@ export const REASONS = {
     level: 'warn',
     text: 'the pod has more connections being redirected than maxPendingPerPod',
   },
+  NO_WORKER: {
+    flag: 'CONNECT',
+    level: 'warn',
+    text: 'no data-plane worker lives to carry it: the daemon is starting, stopping or dead',
+  },
+  NO_LISTENER: {
+    flag: 'CONNECT',
+    level: 'warn',
+    text: "the pod's listener is not open: the daemon is starting, stopping or dead",
+  },
+  NO_SOCKET_STORAGE: {
+    flag: 'LIMIT',
+    level: 'warn',
+    text: 'the kernel had no memory to keep where the connection was going',
+  },
+  UNKNOWN_LOCAL_ADDRESS: {
+    flag: 'DENY',
+    level: 'warn',
+    text: 'it came to an address of an enrolled pod that enrolment has not seen yet',
+  },
 
   CERTIFICATE_NOT_READY: {
     flag: 'IDENTITY_ERROR',

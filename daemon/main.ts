@@ -116,6 +116,7 @@ export async function startDaemon(given: Config): Promise<void> {
       case 'pods':
       case 'kernel-counters':
       case 'unguarded':
+      case 'kernel-refusals':
       case 'left':
         return report.enrolment(message);
     }

@@ -6,11 +6,12 @@ import type { ClusterSource } from '../mesh/model.ts';
 import type {
   ConnectionRecord,
   EnrolmentToMain,
+  KernelRefusals,
   OpenConnection,
   PodStatus,
   WorkerGauges,
 } from '../mesh/wiring.ts';
-import { Refusals, writeAccess } from '../observe/access.ts';
+import { Refusals, writeAccess, writeKernelRefusals } from '../observe/access.ts';
 import type { Log } from '../observe/log.ts';
 import { Metrics } from '../observe/metrics.ts';
 import type { AdminBackend, CertificateStatus, NodeStatus, UninstallState } from './backend.ts';
@@ -123,7 +124,7 @@ export class NodeReport {
   enrolment(
     message: Extract<
       EnrolmentToMain,
-      { type: 'started' | 'pods' | 'kernel-counters' | 'unguarded' | 'left' }
+      { type: 'started' | 'pods' | 'kernel-counters' | 'kernel-refusals' | 'unguarded' | 'left' }
     >,
   ): void {
     this.#heartbeats.beat('enrolment');
@@ -142,6 +143,9 @@ export class NodeReport {
       case 'kernel-counters':
         this.#metrics.kernelCounters(message.counters);
         return;
+      case 'kernel-refusals':
+        for (const refused of message.refusals) this.#refusedInKernel(refused);
+        return;
       case 'unguarded':
         this.#metrics.add('culvert_pods_started_unguarded_total', {});
         return;
@@ -152,6 +156,14 @@ export class NodeReport {
         this.#options.log.info('every pod has left; no program, map or pin of ours is on this node');
         return;
     }
+  }
+
+  #refusedInKernel(refused: KernelRefusals): void {
+    const { config, log, state } = this.#options;
+    const pod = refused.uid === undefined ? undefined : state.workload(refused.uid);
+    this.#metrics.refusedInKernel(refused);
+    if (pod !== undefined) this.#refusals.recordKernel(refused, pod, Date.now());
+    if (config.accessLog === 'on') writeKernelRefusals(log, refused, pod);
   }
 
   /** The three servers' options; `connections` asks the workers, `leaveAll` begins an uninstall. */

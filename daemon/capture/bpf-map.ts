@@ -1,5 +1,5 @@
 /** One BPF map with typed keys and values; the codecs are in maps.ts. */
-import { NO_EXIST, deleteElement, lookupElement, nextKey, updateElement } from './libbpf.ts';
+import { NO_EXIST, deleteElement, lookupElement, nextKey, takeElement, updateElement } from './libbpf.ts';
 import type { Codec } from './maps.ts';
 
 /** More keys than any of our maps holds: a walk over a map that changes meanwhile may start again, but ends. */
@@ -41,6 +41,13 @@ export class BpfMap<K, V> {
   /** @returns whether it was there. */
   delete(key: K): boolean {
     return deleteElement(this.name, this.fd, encode(this.#key, key));
+  }
+
+  /** Reads and deletes in one: nothing that is counted meanwhile is lost. @returns undefined when it was not there. */
+  take(key: K): V | undefined {
+    const value = Buffer.alloc(this.#value.bytes);
+    if (!takeElement(this.name, this.fd, encode(this.#key, key), value)) return undefined;
+    return this.#value.decode(viewOf(value));
   }
 
   /** All keys at about this moment. */

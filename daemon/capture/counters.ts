@@ -15,6 +15,7 @@ export const COUNTERS = {
   CLIENT_ADDRESS_LOST: 10,
   SELF_FLOW_LOST: 11,
   HOST_FLOW_LOST: 12,
+  NO_WORKER_INBOUND: 13,
   CAPTURED: 16,
   STEERED_PLAINTEXT: 17,
   STEERED_HBONE: 18,
@@ -39,10 +40,11 @@ export function readCounters(tables: Tables): Readonly<Record<Counter, number>> 
   return totals;
 }
 
-/** The most recent refusals by pod and reason, at most 4,096. */
-export function readRefusals(tables: Tables): KernelRefusal[] {
-  return tables.refusals.entries().flatMap(([key, count]) => {
+/** What was refused since the last call, by whichever daemon; at most 4,096 pods and reasons, the most recent. */
+export function takeRefusals(tables: Tables): KernelRefusal[] {
+  return tables.refusals.keys().flatMap((key) => {
     const code = NAMES.find((name) => COUNTERS[name] === key.code);
-    return code === undefined ? [] : [{ id: key.id, code, count: Number(count) }];
+    const count = tables.refusals.take(key);
+    return code === undefined || count === undefined ? [] : [{ id: key.id, code, count: Number(count) }];
   });
 }

@@ -16,7 +16,7 @@ import { localPod, newEntry } from './entry.ts';
 import type { Entry } from './entry.ts';
 import { WantedIdentities } from './identities.ts';
 import type { IdentityEvents } from './identities.ts';
-import { cgroupId, listPodCgroups } from './kubepods.ts';
+import { cgroupId, cgroupIdOrZero, listPodCgroups } from './kubepods.ts';
 import { facetsOf, nextPhase } from './machine.ts';
 import type { Phase, PodFacts, Timing } from './machine.ts';
 import { cutOlderIfAsked, cutUnguarded } from './older.ts';
@@ -102,6 +102,11 @@ export class Enrolment {
     for (const entry of this.#entries.values()) entry.captured?.invalidate();
     this.#reports.forget();
     this.poke();
+  }
+
+  /** Whose network namespace has this cookie; undefined when no pod of ours has it any more. */
+  podOfNetns(cookie: bigint): PodUid | undefined {
+    return [...this.#entries.values()].find(({ captured }) => captured?.cookie === cookie)?.uid;
   }
 
   /** Lets go of our copies of the listeners: with the workers' closed too, new connections are refused at once. */
@@ -356,13 +361,5 @@ export class Enrolment {
       netnsCookies: new Set([...this.#entries.values()].flatMap((entry) => entry.captured?.cookie ?? [])),
       cgroups: new Set([...cgroups].filter(([uid]) => uids.has(uid)).map(([, path]) => cgroupIdOrZero(path))),
     });
-  }
-}
-
-function cgroupIdOrZero(path: string): bigint {
-  try {
-    return cgroupId(path);
-  } catch {
-    return 0n; // the cgroup is gone, and its map entry can never match again
   }
 }

@@ -127,6 +127,15 @@ export function cgroupId(directory: string): bigint {
   return statSync(directory, { bigint: true }).ino;
 }
 
+/** The same, or 0n when the cgroup is gone: no map entry of it can ever match again. */
+export function cgroupIdOrZero(directory: string): bigint {
+  try {
+    return cgroupId(directory);
+  } catch {
+    return 0n;
+  }
+}
+
 /** All pods' cgroups below kubepods, of every QoS class. What vanishes meanwhile is left out. */
 export function listPodCgroups(kubepods: string): PodCgroup[] {
   const found: PodCgroup[] = [];

@@ -40,6 +40,7 @@ const LIBBPF_CALLS = {
   bpf_map_update_elem: ['int', ['int', 'pointer', 'pointer', 'uint64']],
   bpf_map_lookup_elem: ['int', ['int', 'pointer', 'pointer']],
   bpf_map_delete_elem: ['int', ['int', 'pointer']],
+  bpf_map_lookup_and_delete_elem: ['int', ['int', 'pointer', 'pointer']],
   bpf_map_get_next_key: ['int', ['int', 'pointer', 'pointer']],
 } as const satisfies Signatures;
 
@@ -319,6 +320,14 @@ export function lookupElement(map: string, fd: number, key: Uint8Array, value: U
   const result = native().bpf.bpf_map_lookup_elem(fd, key, value);
   if (errnoOf(result) === ENOENT) return false;
   check('BPF_MAP_FAILED', 'bpf_map_lookup_elem', map, result);
+  return true;
+}
+
+/** Reads into `value` and deletes. @returns false when the key is not there. @throws MeshError BPF_MAP_FAILED */
+export function takeElement(map: string, fd: number, key: Uint8Array, value: Uint8Array): boolean {
+  const result = native().bpf.bpf_map_lookup_and_delete_elem(fd, key, value);
+  if (errnoOf(result) === ENOENT) return false;
+  check('BPF_MAP_FAILED', 'bpf_map_lookup_and_delete_elem', map, result);
   return true;
 }
 

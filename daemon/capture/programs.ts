@@ -6,7 +6,7 @@ import { randomInt } from 'node:crypto';
 import { closeSync, fstatSync, openSync } from 'node:fs';
 import { MeshError } from '../errors.ts';
 import type { Ip, PodUid } from '../mesh/ids.ts';
-import { readCounters, readRefusals } from './counters.ts';
+import { readCounters, takeRefusals } from './counters.ts';
 import type { Counter, KernelRefusal } from './counters.ts';
 import { replaceExclusions } from './exclusions.ts';
 import { removePins, takeInventory } from './inventory.ts';
@@ -298,9 +298,9 @@ export class KernelState {
     return readCounters(this.#tables);
   }
 
-  /** Refusals by pod, for `culvert status`; of the most recent ones, 4,096 pods and reasons. */
-  refusals(): KernelRefusal[] {
-    return readRefusals(this.#tables);
+  /** Refusals by pod since the last call, also those of a time without a daemon; 4,096 pods and reasons at most. */
+  takeRefusals(): KernelRefusal[] {
+    return takeRefusals(this.#tables);
   }
 
   // === The end ===

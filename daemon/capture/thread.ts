@@ -19,10 +19,11 @@ import { createLog } from '../observe/log.ts';
 import { Enrolment } from './enrolment.ts';
 import { Fleet } from './fleet.ts';
 import { cgroupPathOf, kubeletCgroup } from './kubelet.ts';
-import { findKubepods } from './kubepods.ts';
+import { cgroupIdOrZero, findKubepods, listPodCgroups } from './kubepods.ts';
 import type { Kubepods } from './kubepods.ts';
 import { Owner } from './owner.ts';
 import { KernelState } from './programs.ts';
+import { attributeRefusals } from './refusals.ts';
 
 /** How often kernel counters are read and the kubelet is looked for again. */
 const SURVEY_MS = 1_000;
@@ -212,12 +213,29 @@ class EnrolmentThread {
         );
       }
     }
-    this.#survey = setInterval(() => this.#lookAround(), SURVEY_MS);
+    this.#survey = setInterval(() => {
+      this.#lookAround();
+      this.#tellRefusals();
+    }, SURVEY_MS);
   }
 
   #lookAround(): void {
     this.#findKubelet();
     this.#tell({ type: 'kernel-counters', counters: this.#kernel.counters() });
+  }
+
+  /** A connection that the kernel refused needs its record too. */
+  #tellRefusals(): void {
+    const found = this.#kernel.takeRefusals();
+    if (found.length === 0) return;
+    const cgroups = new Map(
+      listPodCgroups(this.#kubepods.path).map((pod) => [cgroupIdOrZero(pod.path), pod.uid]),
+    );
+    const refusals = attributeRefusals(found, {
+      byCgroup: (id) => cgroups.get(id),
+      byNetns: (cookie) => this.#enrolment.podOfNetns(cookie),
+    });
+    if (refusals.length > 0) this.#tell({ type: 'kernel-refusals', refusals });
   }
 
   /** The kubelet may have restarted into another cgroup: probes are told apart by it (CAPTURE.md, host probes). */

@@ -112,7 +112,18 @@ export type EnrolmentToMain =
   | { readonly type: 'left' }
   | { readonly type: 'stopped' }
   /** The pod ran before it was guarded; so many connections of its first moments were cut. */
-  | { readonly type: 'unguarded'; readonly uid: PodUid; readonly connections: number };
+  | { readonly type: 'unguarded'; readonly uid: PodUid; readonly connections: number }
+  /** What the kernel refused since the last message, before any worker saw it. */
+  | { readonly type: 'kernel-refusals'; readonly refusals: readonly KernelRefusals[] };
+
+/** Connections of one pod that the kernel refused for one reason. */
+export interface KernelRefusals {
+  /** undefined: the pod is gone, or the kernel could not tell which one it was. */
+  readonly uid: PodUid | undefined;
+  readonly direction: Direction;
+  readonly reason: Reason;
+  readonly count: number;
+}
 
 /** One pod in `culvert status`. */
 export interface PodStatus {

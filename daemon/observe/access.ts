@@ -2,7 +2,7 @@
 import { reasonInfo } from '../errors.ts';
 import type { LogLevel, Reason } from '../errors.ts';
 import type { PodUid } from '../mesh/ids.ts';
-import type { ConnectionRecord } from '../mesh/wiring.ts';
+import type { ConnectionRecord, KernelRefusals } from '../mesh/wiring.ts';
 import { wireText } from './log.ts';
 import type { Log } from './log.ts';
 
@@ -65,6 +65,32 @@ export function writeAccess(log: Log, record: ConnectionRecord): void {
   if (log.isLevelEnabled(level)) log[level](accessFields(record), 'connection complete');
 }
 
+/** The pod that the kernel refused connections of, where it is known. */
+export interface RefusedPod {
+  readonly uid: PodUid;
+  readonly name: string;
+  readonly namespace: string;
+}
+
+/** Writes one line for connections that the kernel refused for one reason since the last look, with their count. */
+export function writeKernelRefusals(log: Log, refused: KernelRefusals, pod: RefusedPod | undefined): void {
+  const { flag, level, text } = reasonInfo(refused.reason);
+  const side = refused.direction === 'outbound' ? 'src' : 'dst';
+  const fields = definedOnly({
+    [`${side}.workload`]: pod?.name,
+    [`${side}.namespace`]: pod?.namespace,
+    direction: refused.direction,
+    security: 'none',
+    count: refused.count,
+    bytes_sent: 0,
+    bytes_recv: 0,
+    reason: refused.reason,
+    flag,
+    error: text,
+  });
+  log[level](fields, 'connections refused in the kernel');
+}
+
 /** Like refusals of one pod, counted. */
 export interface RefusalSummary {
   readonly podUid: PodUid;
@@ -81,6 +107,8 @@ export interface RefusalSummary {
 
 const REFUSALS_PER_POD = 5;
 const PODS_WITH_REFUSALS = 512;
+/** The kernel counts refusals without the other end's address. */
+const UNKNOWN_END = '-';
 
 /** The last refusals of each pod for `culvert status`: five kinds a pod, 512 pods; the oldest use makes room. */
 export class Refusals {
@@ -88,16 +116,40 @@ export class Refusals {
 
   /** Takes notice of a closed connection; ignores those that were no refusal or had no pod of ours. */
   record(record: ConnectionRecord): void {
-    if (record.podUid === undefined || !isRefusal(record.reason)) return;
-    const kinds = this.#pods.get(record.podUid) ?? new Map<string, RefusalSummary>();
-    moveToEnd(this.#pods, record.podUid, kinds, PODS_WITH_REFUSALS);
-    const summary = summarize(record, record.podUid);
+    if (record.podUid !== undefined && isRefusal(record.reason)) this.#add(summarize(record, record.podUid));
+  }
+
+  /** The same of connections that the kernel refused: it does not say where they went. */
+  recordKernel(refused: KernelRefusals, pod: RefusedPod, nowMs: number): void {
+    const isOut = refused.direction === 'outbound';
+    const own = `${pod.namespace}/${pod.name}`;
+    this.#add({
+      podUid: pod.uid,
+      direction: refused.direction,
+      reason: refused.reason,
+      text: reasonInfo(refused.reason).text,
+      detail: 'refused in the kernel',
+      source: isOut ? own : UNKNOWN_END,
+      destination: isOut ? UNKNOWN_END : own,
+      count: refused.count,
+      firstMs: nowMs,
+      lastMs: nowMs,
+    });
+  }
+
+  #add(summary: RefusalSummary): void {
+    const kinds = this.#pods.get(summary.podUid) ?? new Map<string, RefusalSummary>();
+    moveToEnd(this.#pods, summary.podUid, kinds, PODS_WITH_REFUSALS);
     const key = [summary.direction, summary.reason, summary.source, summary.destination].join(' ');
     const before = kinds.get(key);
     const merged =
       before === undefined
         ? summary
-        : { ...summary, count: before.count + 1, firstMs: Math.min(before.firstMs, summary.firstMs) };
+        : {
+            ...summary,
+            count: before.count + summary.count,
+            firstMs: Math.min(before.firstMs, summary.firstMs),
+          };
     moveToEnd(kinds, key, merged, REFUSALS_PER_POD);
   }
 

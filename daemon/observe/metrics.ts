@@ -1,7 +1,13 @@
 /** The registry behind `/metrics`: lives on the main thread, which gets the workers' records and gauges. */
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
 import { reasonInfo } from '../errors.ts';
-import type { ConnectionRecord, OpenConnection, PodStatus, WorkerGauges } from '../mesh/wiring.ts';
+import type {
+  ConnectionRecord,
+  KernelRefusals,
+  OpenConnection,
+  PodStatus,
+  WorkerGauges,
+} from '../mesh/wiring.ts';
 import type { PodState } from '../mesh/model.ts';
 import { isRefusal } from './access.ts';
 import { METRICS, METRIC_NAMES, TRAFFIC_LABELS } from './metrics-table.ts';
@@ -99,6 +105,11 @@ export class Metrics {
         direction: record.direction,
         security: record.security,
       });
+  }
+
+  /** Connections that the kernel refused before a worker saw them. */
+  refusedInKernel({ reason, direction, count }: KernelRefusals): void {
+    this.add('culvert_refusals_total', { reason, direction }, count);
   }
 
   /** Resting numbers of one worker. */

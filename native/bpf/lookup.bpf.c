@@ -66,7 +66,7 @@ static __always_inline int steer(struct bpf_sk_lookup *ctx, struct culvert_local
 
 	if (worker < 0) {
 		/* Nobody would answer; passing it on would reach the app in the clear. */
-		note(pod->netns, CULVERT_REFUSED_NO_WORKER);
+		note(pod->netns, CULVERT_REFUSED_NO_WORKER_INBOUND);
 		return SK_DROP;
 	}
 	key.worker = worker;

@@ -131,6 +131,26 @@ describe("the daemon's report of itself", () => {
     assert.equal((await node.options.backend.status()).refusals.length, 0);
   });
 
+  it('tells what the kernel refused: one line with a count, the last refusals, the metric', async () => {
+    const node = new Node();
+    node.state.apply([{ kind: 'workload', key: UID, value: workload('web-1') }]);
+    const refused = { uid: UID, direction: 'outbound', reason: 'POD_PENDING', count: 3 } as const;
+    node.report.enrolment({ type: 'kernel-refusals', refusals: [refused, { ...refused, uid: undefined }] });
+    node.report.enrolment({ type: 'kernel-refusals', refusals: [{ ...refused, count: 4 }] });
+    const lines = node.lines.map((line): unknown => JSON.parse(line));
+    const common = { direction: 'outbound', reason: 'POD_PENDING', flag: 'DENY', bytes_sent: 0 };
+    assert.partialDeepStrictEqual(lines, [
+      { ...common, count: 3, 'src.workload': 'web-1', 'src.namespace': 'shop' },
+      { ...common, count: 3 },
+      { ...common, count: 4, 'src.workload': 'web-1' },
+    ]);
+    assert.partialDeepStrictEqual((await node.options.backend.status()).refusals, [
+      { podUid: UID, reason: 'POD_PENDING', source: 'shop/web-1', destination: '-', count: 7 },
+    ]);
+    const text = await node.options.metrics.text();
+    assert.match(text, /^culvert_refusals_total\{reason="POD_PENDING",direction="outbound"\} 10$/m);
+  });
+
   it('begins to uninstall once, and is done when enrolment says so', async () => {
     const node = new Node();
     let asked = 0;

@@ -87,7 +87,7 @@ describe('inbound steering', { timeout: 120_000 }, () => {
     assert.equal((await appAccepts(0))['error'] !== undefined, true);
     world.steer(pod);
     assert.ok(world.kernel.counters().NO_LISTENER > 0);
-    assert.ok(world.kernel.counters().NO_WORKER > 0);
+    assert.ok(world.kernel.counters().NO_WORKER_INBOUND > 0);
   });
 
   it('deletes only its own listener and address entries', () => {

@@ -151,7 +151,7 @@ describe('outbound capture', { timeout: 120_000 }, () => {
     assert.equal((await connect(agent, { host: '203.0.113.9', port: 1 }))['error'], 'EPERM');
     await agent.call('listen', { id: 'l', family: 4, host: '127.0.0.1', port: 1 });
     assert.equal((await connect(agent, { host: '127.0.0.1', port: 1 })).ok, true);
-    const refused = world.kernel.refusals().find((r) => r.id === pod.cookie && r.code === 'NESTED_NETNS');
+    const refused = world.kernel.takeRefusals().find((r) => r.id === pod.cookie && r.code === 'NESTED_NETNS');
     assert.equal(refused?.count, 1);
     world.enrol(pod, { allowNested: true });
     assert.equal((await connect(agent, { host: '203.0.113.9', port: 1 }))['error'], 'ENETUNREACH');
@@ -220,7 +220,7 @@ describe('outbound capture', { timeout: 120_000 }, () => {
         assert.equal((await connect(agent, { host: other.v4, port: 7001 }))['error'], 'EPERM', qos);
         assert.equal((await connect(agent, { host: '127.0.0.1', port: 9 }))['error'], 'ECONNREFUSED', qos);
       }
-      assert.equal(world.kernel.refusals().find((r) => r.id === id && r.code === 'POD_PENDING')?.count, 2);
+      assert.equal(world.kernel.takeRefusals().find((r) => r.id === id && r.code === 'POD_PENDING')?.count, 2);
       world.kernel.deletePodCgroup(id);
       assert.equal((await connect(fresh.agent, { host: other.v4, port: 7001 })).ok, true);
     }
