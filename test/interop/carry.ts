@@ -1,6 +1,7 @@
 /** What must hold when one side's client reaches the other side's server: the same for both directions. */
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
+import { until } from '../support/wait.ts';
 import type { LogRecord } from '../lab/kit/daemon.ts';
 import { carryBulk } from './bulk.ts';
 import { check } from './results.ts';
@@ -143,6 +144,25 @@ async function serverFirst(world: World, way: Way): Promise<void> {
   assert.ok(text.length > 'and back'.length && text.endsWith('and back'), text);
 }
 
+/**
+ * The client's process dies with bytes unread, so that its kernel sends RST. The app behind ztunnel, or behind us when
+ * ztunnel is the one that tells it, hears of an end: ztunnel makes no difference between the two.
+ */
+async function cutOff(world: World, way: Way): Promise<void> {
+  const { client, server } = ends(world, way);
+  const before = server.hello.process.lines.length;
+  const from = world.daemon.process.lines.length;
+  const options = { bytes: 200_000, halfClose: false, stall: true };
+  await using sending = await client.pod.startSend(server.pod.ip, PORTS.hello, options);
+  await until('bytes on their way', async () => (await sending.progress()).sent > 100_000);
+  await sending.process.stop('SIGKILL');
+  await server.hello.waitForClosed(before);
+  const isOurs = (record: LogRecord): boolean =>
+    Number(record['bytes_sent']) > 100_000 && String(record['dst.addr']).endsWith(`:${PORTS.hello}`);
+  const ours = await world.daemon.waitForAccess('our record of its end', isOurs, { from });
+  if (way.direction === 'toPeer') assert.equal(ours['reason'], 'CLIENT_RESET', JSON.stringify(ours));
+}
+
 /** Registers the cases of one direction. */
 export function carries(way: Way, world: () => World): void {
   const serverOf = (): Side => ends(world(), way).server;
@@ -168,6 +188,9 @@ export function carries(way: Way, world: () => World): void {
   check(`${way.name}: 60 connections in a row share a tunnel`, () => many(world(), way));
   check(`${way.name}: ${CROWD} connections at once, each with bytes of its own`, () => atOnce(world(), way));
   check(`${way.name}: a server that speaks first`, () => serverFirst(world(), way));
+  check(`${way.name}: a client that dies under its connection: the server’s ends, too`, () =>
+    cutOff(world(), way),
+  );
   check(`${way.name}: half-close: the client ends first, the reply comes late`, () =>
     bulk(world(), way, PORTS.lateServer, false),
   );

@@ -45,6 +45,7 @@ export const SMALL = 300_000;
 export interface Side {
   readonly pod: LabPod;
   readonly http: Server;
+  readonly hello: Server;
   /** By port. */
   readonly bulk: ReadonlyMap<number, LabProcess>;
   readonly service: LabService;
@@ -135,13 +136,13 @@ export function identityOf(pod: Pick<MeshPod, 'namespace' | 'serviceAccount'>): 
 }
 
 async function side(lab: Lab, pod: LabPod): Promise<Side> {
-  const [http, bulk, lateServer, small] = await Promise.all([
+  const [http, bulk, lateServer, small, hello] = await Promise.all([
     pod.serve('http', PORTS.http),
     serveBulk(pod, PORTS.bulk, { bytes: BULK }),
     serveBulk(pod, PORTS.lateServer, { bytes: SMALL, late: true }),
     serveBulk(pod, PORTS.small, { bytes: SMALL }),
-    pod.serve('echo', PORTS.echo, { quiet: true }),
     pod.serve('hello', PORTS.hello),
+    pod.serve('echo', PORTS.echo, { quiet: true }),
   ]);
   const service = await lab.cluster.service({
     namespace: pod.namespace,
@@ -154,7 +155,7 @@ async function side(lab: Lab, pod: LabPod): Promise<Side> {
     [PORTS.lateServer, lateServer],
     [PORTS.small, small],
   ] as const;
-  return { pod, http, service, bulk: new Map(servers) };
+  return { pod, http, hello, service, bulk: new Map(servers) };
 }
 
 /** What node-2's daemon would publish, had it one. */
