@@ -197,11 +197,16 @@ export function describeSource(plane: DataPlane, connection: Connection, ip: Loc
 }
 
 /** A signal that fires when the socket closes while its fate is undecided. */
-export function abortOnClose(socket: Socket): { signal: AbortSignal; release: () => void } {
+export function abortOnClose(socket: Socket): {
+  readonly signal: AbortSignal;
+  readonly abort: () => void;
+  readonly release: () => void;
+} {
   const controller = new AbortController();
-  const onClose = (): void => controller.abort();
-  socket.once('close', onClose);
-  return { signal: controller.signal, release: () => socket.removeListener('close', onClose) };
+  // With a reason: without one node makes an exception with its stack.
+  const abort = (): void => controller.abort('the socket is closed');
+  socket.once('close', abort);
+  return { signal: controller.signal, abort, release: () => socket.removeListener('close', abort) };
 }
 
 function ignore(): void {}

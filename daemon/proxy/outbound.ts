@@ -180,13 +180,12 @@ async function openTunnel(
 ): Promise<void> {
   const gone = abortOnClose(socket);
   let cutFor: Omit<Refusal, 'ok'> | undefined;
-  const cutter = new AbortController();
   connection.cut = (reason, detail) => {
     cutFor = { reason, detail };
-    cutter.abort();
+    gone.abort();
     refuse(socket, connection, cutFor);
   };
-  const signal = AbortSignal.any([gone.signal, cutter.signal]);
+  const { signal } = gone;
   let last: Refusal = { ok: false, reason: 'NO_ENDPOINTS', detail: undefined };
   for (const candidate of [plan.verdict, ...plan.verdict.alternates]) {
     describeTunnel(connection, plan.verdict, candidate);
@@ -206,7 +205,7 @@ async function openTunnel(
   }
   gone.release();
   if (cutFor === undefined)
-    refuse(socket, connection, gone.signal.aborted ? { reason: 'CLIENT_RESET', detail: undefined } : last);
+    refuse(socket, connection, signal.aborted ? { reason: 'CLIENT_RESET', detail: undefined } : last);
 }
 
 function tunnelTo(

@@ -18,14 +18,13 @@ const STOP = `(() => new Promise((resolve, reject) => {
   });
 }))()`;
 
-/** Runs `work` with the first worker of each daemon profiled into `folder`; without a folder just runs it. */
+/** Runs `work` with the first worker of each daemon profiled into `folder`. */
 export async function profiled<T>(
   folder: string,
   label: string,
   daemons: readonly LabDaemon[],
   work: () => Promise<T>,
 ): Promise<T> {
-  if (folder === '' || daemons.length === 0) return work();
   mkdirSync(folder, { recursive: true });
   const stops: (() => Promise<void>)[] = [];
   for (const [index, daemon] of daemons.entries()) {

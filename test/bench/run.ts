@@ -86,16 +86,13 @@ export class Run {
       for (const candidate of candidates)
         await this.#take(candidate, 'idle memory', () => Promise.resolve(idle(candidate)));
     }
+    for (const [part, measure] of repeated)
+      for (const candidate of candidates) await this.#warm(candidate, part, () => measure(bench, candidate));
     for (let round = 1; round <= rounds; round++)
       for (const [part, measure] of repeated)
         for (const candidate of candidates)
           await this.#take(candidate, `round ${round} of ${rounds}, ${part}`, () =>
-            profiled(
-              candidate.name === 'ours' ? this.#options.profile : '',
-              `${part}-${round}`,
-              this.#daemons,
-              () => measure(bench, candidate),
-            ),
+            this.#profiled(candidate, `${part}-${round}`, () => measure(bench, candidate)),
           );
     if (!wantsMemory) return;
     for (const candidate of candidates)
@@ -147,6 +144,19 @@ export class Run {
     const ours = await startOurs(options);
     this.#daemons = ours.daemons;
     return ours;
+  }
+
+  /** A round that does not count: a daemon runs for weeks, and its first thousands of connections are compiled code's. */
+  async #warm(candidate: Candidate, part: string, measure: () => Promise<Figures>): Promise<void> {
+    this.#say(`warm up, ${part}: ${candidate.name}`);
+    await measure().catch(() => undefined); // the rounds say what is wrong
+  }
+
+  #profiled(candidate: Candidate, label: string, measure: () => Promise<Figures>): Promise<Figures> {
+    const { profile } = this.#options;
+    return candidate.name === 'ours' && profile !== ''
+      ? profiled(profile, label, this.#daemons, measure)
+      : measure();
   }
 
   async #take(candidate: Candidate, what: string, measure: () => Promise<Figures>): Promise<void> {

@@ -11,6 +11,8 @@ type ResponseOptions = ServerStreamResponseOptions & { readonly sendDate: false 
 const OPEN: ResponseOptions = { sendDate: false };
 const ENDED: ResponseOptions = { sendDate: false, endStream: true };
 
+const GONE = 'the stream is closed';
+
 export class IncomingStream implements IncomingConnect {
   readonly peer: SpiffeId;
   readonly target: Address;
@@ -32,8 +34,9 @@ export class IncomingStream implements IncomingConnect {
     if (this.#gone === undefined) {
       const gone = new AbortController();
       this.#gone = gone;
-      if (this.#stream.destroyed) gone.abort();
-      else this.#stream.once('close', () => gone.abort());
+      // With a reason: without one node makes an exception with its stack, for each connection that ends.
+      if (this.#stream.destroyed) gone.abort(GONE);
+      else this.#stream.once('close', () => gone.abort(GONE));
     }
     return this.#gone.signal;
   }
