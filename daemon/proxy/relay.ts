@@ -8,7 +8,7 @@ import { constants } from 'node:http2';
 import type { Http2Stream } from 'node:http2';
 import type { Reason } from '../errors.ts';
 import { writeInTurn } from './cork.ts';
-import { isTunnelLost } from './hbone/session.ts';
+import { isTunnelLost, TunnelLostError } from './hbone/session.ts';
 import type { Relay, RelayResult } from './seams.ts';
 
 export interface RelayOptions {
@@ -203,5 +203,6 @@ function isAborted(end: Duplex): boolean {
 }
 
 function describe(error: Error): string {
+  if (error instanceof TunnelLostError) return error.message;
   return 'code' in error && typeof error.code === 'string' ? error.code : error.message.slice(0, 120);
 }
