@@ -45,6 +45,7 @@ const LIBBPF_CALLS = {
 } as const satisfies Signatures;
 
 const LIBC_CALLS = {
+  dlopen: ['uint64', ['string', 'int']],
   socket: ['int', ['int', 'int', 'int']],
   connect: ['int', ['int', 'pointer', 'uint32']],
   close: ['int', ['int']],
@@ -59,6 +60,12 @@ interface Ffi {
 }
 
 const ENOENT = 2;
+/**
+ * A thread that ends unloads its addons, and only then runs the closing callback that ffi-napi left behind: the
+ * process would crash (Node 26). So the addons stay mapped.
+ */
+const RTLD_LAZY = 0x0001;
+const RTLD_NODELETE = 0x1000;
 /** The verifier's report of one program; libbpf truncates what is longer. */
 const LOG_BYTES = 65_536;
 /** Lines of the verifier's report that go into an error: the last ones say what was wrong. */
@@ -72,10 +79,13 @@ let loaded: { bpf: Calls<typeof LIBBPF_CALLS>; libc: Calls<typeof LIBC_CALLS>; f
 function native(): NonNullable<typeof loaded> {
   if (loaded !== undefined) return loaded;
   try {
-    const ffi: unknown = createRequire(import.meta.url)('ffi-napi');
+    const load = createRequire(import.meta.url);
+    const ffi: unknown = load('ffi-napi');
     if (!isFfi(ffi)) throw new TypeError('ffi-napi does not export Library and errno');
     const bpf = bind(ffi, LIBBPF, LIBBPF_CALLS);
     const libc = bind(ffi, null, LIBC_CALLS);
+    for (const file of Object.keys(load.cache))
+      if (file.endsWith('.node')) libc.dlopen(file, RTLD_LAZY | RTLD_NODELETE);
     // Its messages go to stderr by a va_list callback, which JavaScript can not read: errors say the same.
     bpf.libbpf_set_print(null);
     loaded = { bpf, libc, ffi };
