@@ -134,11 +134,7 @@ export class NodeReport {
         this.#options.log.info('enrolment has started');
         return;
       case 'pods':
-        this.#tellChanges(message.pods);
-        for (const { uid } of this.#pods)
-          if (!message.pods.some((pod) => pod.uid === uid)) this.#refusals.forget(uid);
-        this.#pods = message.pods;
-        this.#metrics.pods(message.pods);
+        this.#setPods(message.pods);
         return;
       case 'kernel-counters':
         this.#metrics.kernelCounters(message.counters);
@@ -151,6 +147,7 @@ export class NodeReport {
         return;
       case 'left':
         this.#uninstall = 'done';
+        this.#setPods([]);
         // The thread has nothing to do any more, so nothing is heard of it.
         this.#heartbeats.forget('enrolment');
         this.#options.log.info('every pod has left; no program, map or pin of ours is on this node');
@@ -237,6 +234,16 @@ export class NodeReport {
     this.#lastProblems = text;
     for (const problem of problems)
       this.#options.log.warn(problem, 'an object of the cluster can not be used; the last good state stays');
+  }
+
+  /** While the node is left, a label makes no pod ours any more: only those that are still leaving are. */
+  #setPods(told: readonly PodStatus[]): void {
+    const isStaying = this.#uninstall === 'no';
+    const pods = told.filter(({ state }) => isStaying || (state !== 'pending' && state !== 'unenrollable'));
+    this.#tellChanges(pods);
+    for (const { uid } of this.#pods) if (!pods.some((pod) => pod.uid === uid)) this.#refusals.forget(uid);
+    this.#pods = pods;
+    this.#metrics.pods(pods);
   }
 
   #tellChanges(pods: readonly PodStatus[]): void {
