@@ -32,7 +32,9 @@ export async function settle(
   };
   const ledger = await until(`${count} records at each end of port ${port}`, isComplete, {
     detail,
-    timeoutMs: 60_000,
+    timeoutMs: 120_000,
+    // Each look reads both logs again.
+    everyMs: count > 500 ? 1_000 : 20,
   });
   assert.deepEqual([ledger.outbound.length, ledger.inbound.length], [count, count], detail());
   const isClean = [...ledger.outbound, ...ledger.inbound].every((record) => record['reason'] === 'OK');
