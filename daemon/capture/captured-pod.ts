@@ -52,6 +52,8 @@ export class CapturedPod {
   readonly #context: CaptureContext;
   readonly #listeners: Listener[] = [];
   #applied: Facets | undefined;
+  /** Addresses that have been steered to us since we have had them. */
+  readonly #steered = new Set<Ip>();
   #isCapturing = false;
   #older = new Set<bigint>();
 
@@ -246,9 +248,13 @@ export class CapturedPod {
   #steer(facets: Facets): void {
     const { kernel } = this.#context;
     for (const ip of this.#ips) {
+      // The next pod has it already, and we are late to go: what is steered there is that pod's.
+      const owner = this.#steered.has(ip) ? kernel.localPod(ip) : undefined;
+      if (owner !== undefined && owner !== this.cookie) continue;
       for (const { role, worker, fd } of this.#listeners)
         if (role !== 'outbound') kernel.setListener(ip, ROLES[role], worker, fd);
       kernel.setLocalPod(ip, { cookie: this.cookie, leaving: !facets.steer });
+      this.#steered.add(ip);
     }
     kernel.attachNetns(this.uid, this.netnsFd);
   }
@@ -263,6 +269,7 @@ export class CapturedPod {
     for (const { role, worker, cookie } of this.#listeners)
       if (role !== 'outbound') kernel.deleteListener(ip, ROLES[role], worker, cookie);
     kernel.deleteLocalPod(ip, this.cookie);
+    this.#steered.delete(ip);
   }
 
   /** The pod's entry stands while it is steered at all: sockops hands clients' addresses on only where there is one. */

@@ -28,7 +28,8 @@ import type { Inventory } from './inventory.ts';
 import { removeStrangers } from './strangers.ts';
 
 /** What a daemon before us left: cgroups of pods that it captured, and pods whose guard stands. */
-export type Adopted = Pick<Inventory, 'enrolledCgroups' | 'guards'>;
+export type Adopted = Pick<Inventory, 'enrolledCgroups' | 'guards' | 'otherLayouts' | 'podsElsewhere'>;
+const NOTHING_ADOPTED: Adopted = { enrolledCgroups: [], guards: [], otherLayouts: [], podsElsewhere: [] };
 
 export interface EnrolmentOptions {
   readonly context: CaptureContext;
@@ -50,7 +51,9 @@ export class Enrolment {
   readonly #seenUnwanted = new Set<PodUid>();
   readonly #identities: WantedIdentities;
   readonly #reports: Reports;
-  #adopted: Adopted = { enrolledCgroups: [], guards: [] };
+  #adopted = NOTHING_ADOPTED;
+  /** Pods of daemons with another map layout, until we hold them all. */
+  #elsewhere: readonly PodUid[] | undefined;
   #isFirst = true;
   #started = false;
   #paused = false;
@@ -68,6 +71,7 @@ export class Enrolment {
   /** Starts with what a daemon before us left in the kernel. Nothing is done before: all of it would look strange. */
   start(adopted: Adopted): void {
     this.#adopted = adopted;
+    if (adopted.otherLayouts.length > 0) this.#elsewhere = adopted.podsElsewhere;
     this.#started = true;
     this.#reconcile();
   }
@@ -144,7 +148,8 @@ export class Enrolment {
     for (const uid of this.#seenUnwanted) if (!local.has(uid)) this.#seenUnwanted.delete(uid);
     if (this.#isFirst) this.#removeStrangers(cgroups);
     this.#isFirst = false;
-    this.#adopted = { enrolledCgroups: [], guards: [] };
+    this.#adopted = NOTHING_ADOPTED;
+    this.#endOtherLayouts();
     this.#reports.tell(this.#entries, local);
     if (this.#leavingAll !== undefined && this.#entries.size === 0) this.#leavingAll();
     this.#timer = setTimeout(
@@ -157,7 +162,9 @@ export class Enrolment {
   #consider(uid: PodUid, workload: Workload, cgroup: string | undefined): void {
     if (this.#entries.has(uid)) return;
     const wasEnrolled =
-      cgroup !== undefined && this.#adopted.enrolledCgroups.includes(cgroupIdOrZero(cgroup));
+      cgroup !== undefined &&
+      (this.#adopted.enrolledCgroups.includes(cgroupIdOrZero(cgroup)) ||
+        this.#adopted.podsElsewhere.includes(uid));
     if (!wasEnrolled && !this.#isWanted(workload)) {
       this.#seenUnwanted.add(uid);
       return;
@@ -351,6 +358,23 @@ export class Enrolment {
     const { id } = entry;
     if (id === undefined || [...this.#entries.values()].some((other) => other.id === id)) return;
     this.#identities.release(id);
+  }
+
+  /** Pins of another layout keep their pods closed until each is captured by ours, or has left. */
+  #endOtherLayouts(): void {
+    const isHeld = (uid: PodUid): boolean => {
+      const entry = this.#entries.get(uid);
+      return entry === undefined || entry.phase.state === 'leaving' || entry.captured?.isCapturing === true;
+    };
+    const { context, log } = this.#options;
+    if (this.#elsewhere?.every(isHeld) !== true) return;
+    try {
+      const removed = context.kernel.removeOtherLayouts();
+      this.#elsewhere = undefined;
+      log.info({ removed }, 'the pods of a daemon with another map layout are ours now');
+    } catch (error) {
+      log.error({ err: error }, 'pins of another map layout could not be removed; it is tried again');
+    }
   }
 
   #removeStrangers(cgroups: ReadonlyMap<PodUid, string>): void {

@@ -1,10 +1,8 @@
-/** What of ours is in the kernel, and how all of it is removed without loading anything. */
+/** What of ours is in the kernel. */
 import type { Ip, PodUid } from '../mesh/ids.ts';
-import { parsePodUid } from '../mesh/ids.ts';
-import { BpfMap } from './bpf-map.ts';
-import { closeFd, openPin } from './libbpf.ts';
-import { CGROUP_STATES, LAYOUT, LOCAL_LEAVING, u64, u8 } from './maps.ts';
-import { Pins, pinnedLayouts } from './pins.ts';
+import { otherLayouts, podUids, podsElsewhere } from './layouts.ts';
+import { CGROUP_STATES, LOCAL_LEAVING } from './maps.ts';
+import type { Pins } from './pins.ts';
 import type { Tables } from './tables.ts';
 
 /** Everything of ours that is found in the kernel: what should not be there is the reconciler's to remove. */
@@ -24,8 +22,9 @@ export interface Inventory {
   /** Pods whose inbound SYNs are dropped. */
   readonly guards: readonly PodUid[];
   readonly exempt: readonly bigint[];
-  /** Pins of other layouts, of an older or newer daemon. */
+  /** Pins of other layouts, of an older or newer daemon, and the pods that it enrolled. */
   readonly otherLayouts: readonly number[];
+  readonly podsElsewhere: readonly PodUid[];
 }
 
 /** Everything found. Also forgets the entry counts of pods that are gone: nothing else knows when the last one fell. */
@@ -44,10 +43,11 @@ export function takeInventory(tables: Tables, pins: Pins, bpffs: string): Invent
       leaving: entry.flags === LOCAL_LEAVING,
     })),
     listeners: tables.listeners.entries().map(([key, cookie]) => ({ ...key, cookie })),
-    netnsLinks: uids(pins.list('netns')),
-    guards: uids(pins.list('pending')),
+    netnsLinks: podUids(pins.list('netns')),
+    guards: podUids(pins.list('pending')),
     exempt: tables.exempt.keys(),
-    otherLayouts: pinnedLayouts(bpffs).filter((layout) => layout !== LAYOUT),
+    otherLayouts: otherLayouts(bpffs),
+    podsElsewhere: podsElsewhere(bpffs),
   };
 }
 
@@ -56,32 +56,4 @@ function sweepCounts(tables: Tables, alive: ReadonlySet<bigint>): void {
     const standing = count.original !== 0n || count.client !== 0n || count.self !== 0n;
     if (!standing && !alive.has(cookie)) tables.podCounts.delete(cookie);
   }
-}
-
-function uids(names: readonly string[]): PodUid[] {
-  return names.map((name) => parsePodUid(name)).filter((uid) => uid !== undefined);
-}
-
-/**
- * Removes what any daemon of any layout left below `bpffs`: capture ends first, then links and maps go.
- * @returns the folders that were removed. @throws MeshError PIN_FAILED, BPF_ATTACH_FAILED, BPF_MAP_FAILED
- */
-export function removePins(bpffs: string): string[] {
-  const found = pinnedLayouts(bpffs);
-  for (const layout of found) removeLayout(bpffs, layout);
-  return found.map((layout) => new Pins(bpffs, layout).directory);
-}
-
-/** The same for one layout: what an older daemon left, once this one holds the pods. */
-export function removeLayout(bpffs: string, layout: number): void {
-  const pins = new Pins(bpffs, layout);
-  for (const name of ['pods', 'pod_cgroups']) {
-    const fd = openPin(pins.path('maps', name));
-    if (fd === undefined) continue;
-    // Keys are 8 bytes in every layout so far; values are not read.
-    const map = new BpfMap(name, fd, u64, u8);
-    for (const key of map.keys()) map.delete(key);
-    closeFd(fd);
-  }
-  pins.removeAll();
 }

@@ -136,6 +136,13 @@ export function cgroupIdOrZero(directory: string): bigint {
   }
 }
 
+/** Ids of all cgroups at and below `top`. */
+export function cgroupIdsBelow(top: string): ReadonlySet<bigint> {
+  const ids = new Set<bigint>();
+  for (const { directory } of walk(top, SEARCH_DEPTH + SEARCH_DEPTH)) ids.add(cgroupIdOrZero(directory));
+  return ids;
+}
+
 /** All pods' cgroups below kubepods, of every QoS class. What vanishes meanwhile is left out. */
 export function listPodCgroups(kubepods: string): PodCgroup[] {
   const found: PodCgroup[] = [];

@@ -9,9 +9,10 @@ import type { Ip, PodUid } from '../mesh/ids.ts';
 import { readCounters, takeRefusals } from './counters.ts';
 import type { Counter, KernelRefusal } from './counters.ts';
 import { replaceExclusions } from './exclusions.ts';
-import { removePins, takeInventory } from './inventory.ts';
+import { takeInventory } from './inventory.ts';
 import type { Inventory } from './inventory.ts';
-import { cgroupId } from './kubepods.ts';
+import { cgroupId, cgroupIdsBelow } from './kubepods.ts';
+import { removeOtherLayouts, removePins, shareExemptions } from './layouts.ts';
 import { BpfObject, closeFd, createLink } from './libbpf.ts';
 import {
   CGROUP_ALLOW_NESTED,
@@ -116,7 +117,7 @@ export class KernelState {
     this.#configure({ podLevel: this.level + 1, generation: this.generation });
     if (options.hostNetnsCookie !== undefined) this.setHostNetns(options.hostNetnsCookie);
     this.setWorkers(0, 0);
-    this.setExempt(this.ownCgroup, true);
+    this.#exemptDaemons();
     this.#attachAll(POD_PROGRAMS, options.kubepods);
     if (options.kubeletParent !== undefined) this.attachKubelet(options.kubeletParent);
     else for (const [pin, program] of Object.entries(KUBELET_PROGRAMS)) this.#refresh('links', pin, program);
@@ -159,10 +160,6 @@ export class KernelState {
   setExempt(id: bigint, on: boolean): void {
     if (on) this.#tables.exempt.set(id, 1);
     else this.#tables.exempt.delete(id);
-  }
-
-  exempt(): bigint[] {
-    return this.#tables.exempt.keys();
   }
 
   /** Attaches the probes' programs to the parent of the kubelet's cgroup, which outlives its restarts. */
@@ -247,6 +244,11 @@ export class KernelState {
     });
   }
 
+  /** Cookie of the namespace that connections to this address are steered for. */
+  localPod(ip: Ip): bigint | undefined {
+    return this.#tables.localPods.get(ip)?.netns;
+  }
+
   /** Only while it is still this pod's: the address may belong to the next one already. */
   deleteLocalPod(ip: Ip, cookie: bigint): void {
     if (this.#tables.localPods.get(ip)?.netns === cookie) this.#tables.localPods.delete(ip);
@@ -305,6 +307,11 @@ export class KernelState {
 
   // === The end ===
 
+  /** Once every pod is held here: what daemons of other layouts left goes. @returns the folders that were removed. */
+  removeOtherLayouts(): string[] {
+    return removeOtherLayouts(this.#bpffs);
+  }
+
   /** Uninstall: removes everything of every layout, then closes. */
   removeAll(): void {
     removePins(this.#bpffs);
@@ -322,6 +329,14 @@ export class KernelState {
   }
 
   // === Parts ===
+
+  /** Ourselves, and daemons that still drain; those whose cgroup is gone make room, or no start would be the last. */
+  #exemptDaemons(): void {
+    const alive = cgroupIdsBelow(this.#kubepods);
+    for (const id of this.#tables.exempt.keys()) if (!alive.has(id)) this.setExempt(id, false);
+    const others = shareExemptions(this.#bpffs, this.ownCgroup).filter((id) => alive.has(id));
+    for (const id of [this.ownCgroup, ...others]) this.setExempt(id, true);
+  }
 
   #config(): KernelConfig {
     return this.#tables.config.get(0) ?? { hostNetns: 0n, kubeletCgroup: 0n, podLevel: 0, generation: 0 };

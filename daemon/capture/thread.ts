@@ -226,12 +226,14 @@ class EnrolmentThread {
 
   /** A connection that the kernel refused needs its record too. */
   #tellRefusals(): void {
-    const found = this.#kernel.takeRefusals();
-    if (found.length === 0) return;
-    const cgroups = new Map(
-      listPodCgroups(this.#kubepods.path).map((pod) => [cgroupIdOrZero(pod.path), pod.uid]),
-    );
-    const refusals = attributeRefusals(found, {
+    let pods;
+    try {
+      pods = listPodCgroups(this.#kubepods.path);
+    } catch {
+      return; // reconciling says so; what was refused stays counted in the kernel
+    }
+    const cgroups = new Map(pods.map((pod) => [cgroupIdOrZero(pod.path), pod.uid]));
+    const refusals = attributeRefusals(this.#kernel.takeRefusals(), {
       byCgroup: (id) => cgroups.get(id),
       byNetns: (cookie) => this.#enrolment.podOfNetns(cookie),
     });

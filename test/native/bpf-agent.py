@@ -5,6 +5,7 @@ import socket
 import sys
 
 sockets = {}
+served = {}
 LIMIT = 5.0
 
 
@@ -84,6 +85,27 @@ def do_flood(c):
         sock.close()
         seen[what] = seen.get(what, 0) + 1
     return {"seen": seen}
+
+
+def do_serve(c):
+    """Takes and closes connections for ever, in the background; do_served says how many."""
+    import threading
+    do_listen(c)
+    listener = sockets[c["id"]]
+    listener.settimeout(None)
+    served[c["id"]] = 0
+
+    def serve():
+        while True:
+            listener.accept()[0].close()
+            served[c["id"]] += 1
+
+    threading.Thread(target=serve, daemon=True).start()
+    return {}
+
+
+def do_served(c):
+    return {"count": served[c["id"]]}
 
 
 def do_start(c):

@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { cpSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterEach, beforeEach, describe, it } from 'node:test';
-import { removePins } from '../../daemon/capture/inventory.ts';
+import { removePins } from '../../daemon/capture/layouts.ts';
 import { KernelState } from '../../daemon/capture/programs.ts';
 import { OBJECT_DIRECTORY } from '../../daemon/capture/object.ts';
 import { cgroupId } from '../../daemon/capture/kubepods.ts';
@@ -129,6 +129,42 @@ describe('life and death', { timeout: 120_000 }, () => {
     assert.deepEqual(found.exempt, [cgroupId(world.ownCgroup)]);
   });
 
+  it('starts again and again: daemons whose cgroup is gone are exempt no more', () => {
+    for (let id = 1n; world.kernel.inventory().exempt.length < 64; id++) world.kernel.setExempt(id, true);
+    assert.throws(() => world.kernel.setExempt(9_999n, true), { code: 'BPF_MAP_FAILED' });
+    world.kernel.close();
+    world.kernel = world.openKernel();
+    assert.deepEqual(world.kernel.inventory().exempt, [cgroupId(world.ownCgroup)]);
+  });
+
+  it('keeps what an older layout pinned until told, is exempt there, and removes it alone or with everything', async () => {
+    const base = path.join(world.bpffs, 'culvert');
+    const older = world.idOf(peer);
+    world.kernel.setExempt(older, true);
+    world.kernel.close();
+    renameSync(path.join(base, 'v1'), path.join(base, 'v0'));
+    world.kernel = world.openKernel();
+    const found = world.kernel.inventory();
+    assert.deepEqual([found.otherLayouts, found.podsElsewhere, found.pods], [[0], [pod.uid], []]);
+    assert.ok(found.exempt.includes(older), 'the draining daemon would be captured');
+    assert.equal(attached().length, 2 * ALL.length);
+    world.enrol(pod);
+    assert.deepEqual(world.kernel.removeOtherLayouts(), [path.join(base, 'v0')]);
+    assert.deepEqual(readdirSync(base), ['v1']);
+    assert.deepEqual(attached(), ALL);
+    const out = { family: 4, host: peer.v4, port: 8080, keep: 'c', timeout: 1 };
+    assert.equal((await pod.agent.call('connect', out)).ok, true);
+    assert.equal((await world.take()).record?.ip, peer.v4);
+
+    world.kernel.close();
+    renameSync(path.join(base, 'v1'), path.join(base, 'v7'));
+    world.kernel = world.openKernel();
+    assert.equal(removePins(world.bpffs).length, 2);
+    assert.deepEqual([attached(), readdirSync(world.bpffs).includes('culvert')], [[], false]);
+    world.kernel.close();
+    world.kernel = world.openKernel();
+  });
+
   it('knows its own cgroup and the level of kubepods at any depth, and refuses to run outside', () => {
     assert.equal(world.kernel.ownCgroup, cgroupId(world.ownCgroup));
     assert.equal(world.kernel.level, 2);
@@ -140,7 +176,17 @@ describe('life and death', { timeout: 120_000 }, () => {
     removePins(bpffs);
   });
 
-  it('removes everything, under traffic, and leaves connections to the kernel again', async () => {
+  it('removes everything, under traffic: no connect fails meanwhile, and the next ones are the kernel’s', async () => {
+    await peer.agent.call('serve', { id: 'app', family: 6, host: '::', port: 8080 });
+    const flood = pod.agent.call('flood', { family: 4, host: peer.v4, port: 8080, count: 4_000 });
+    for (let i = 0; i < 20; i++) assert.equal((await world.take()).role, 'outbound');
+    assert.equal(removePins(world.bpffs).length, 1);
+    assert.deepEqual((await flood)['seen'], { OK: 4_000 });
+    const { count } = await peer.agent.call('served', { id: 'app' });
+    assert.ok(typeof count === 'number' && count > 0 && count < 4_000 - 20, `${String(count)} went directly`);
+  });
+
+  it('removes everything, guards too, and leaves connections to the kernel again', async () => {
     await peer.agent.call('listen', { id: 'app', family: 6, host: '::', port: 8080 });
     world.kernel.guardPending(peer.uid, world.podCgroupOf(peer));
     assert.equal(removePins(world.bpffs).length, 1);

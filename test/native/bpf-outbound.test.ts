@@ -14,7 +14,7 @@ describe('outbound capture', { timeout: 120_000 }, () => {
   before(async () => {
     world = new World();
     pod = await world.addPod('burstable');
-    other = await world.addPod('');
+    other = await world.addPod('guaranteed');
     world.enrol(pod);
   });
   after(async () => await world.close());
@@ -78,7 +78,10 @@ describe('outbound capture', { timeout: 120_000 }, () => {
     await pod.agent.call('flood', { family: 4, host: '203.0.113.9', port: 1, count: 20 });
     for (let i = 0; i < 20; i++) assert.equal((await world.take()).worker, 1);
     world.kernel.setWorkers(0, 2);
+    world.kernel.takeRefusals();
     assert.equal((await connect(pod.agent, { host: '203.0.113.9', port: 1 }))['error'], 'EPERM');
+    assert.deepEqual(world.kernel.takeRefusals(), [{ id: pod.cookie, code: 'NO_WORKER', count: 1 }]);
+    assert.deepEqual(world.kernel.takeRefusals(), [], 'told twice');
     world.kernel.setWorkers(0b11, 2);
   });
 
@@ -209,7 +212,7 @@ describe('outbound capture', { timeout: 120_000 }, () => {
   });
 
   it('refuses a pending pod by its cgroup, in each QoS class and below it', async () => {
-    for (const qos of ['', 'burstable', 'besteffort'] as const) {
+    for (const qos of ['guaranteed', 'burstable', 'besteffort'] as const) {
       const fresh = await world.addPod(qos);
       const deep = path.join(fresh.cgroup, 'nested', 'deeper');
       mkdirSync(deep, { recursive: true });
@@ -220,7 +223,10 @@ describe('outbound capture', { timeout: 120_000 }, () => {
         assert.equal((await connect(agent, { host: other.v4, port: 7001 }))['error'], 'EPERM', qos);
         assert.equal((await connect(agent, { host: '127.0.0.1', port: 9 }))['error'], 'ECONNREFUSED', qos);
       }
-      assert.equal(world.kernel.takeRefusals().find((r) => r.id === id && r.code === 'POD_PENDING')?.count, 2);
+      assert.equal(
+        world.kernel.takeRefusals().find((r) => r.id === id && r.code === 'POD_PENDING')?.count,
+        2,
+      );
       world.kernel.deletePodCgroup(id);
       assert.equal((await connect(fresh.agent, { host: other.v4, port: 7001 })).ok, true);
     }

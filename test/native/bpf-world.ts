@@ -22,6 +22,8 @@ import { parseIp, parsePodUid } from '../../daemon/mesh/ids.ts';
 import type { Ip, PodUid } from '../../daemon/mesh/ids.ts';
 import { ROLES } from '../../daemon/mesh/wiring.ts';
 import type { Role } from '../../daemon/mesh/wiring.ts';
+import { containerPath, podPath } from '../lab/kit/cgroups.ts';
+import type { CgroupDriver, Qos } from '../lab/kit/cgroups.ts';
 import { loadHot, must } from '../../native/hot/index.ts';
 import type { Hot } from '../../native/hot/index.ts';
 
@@ -103,6 +105,13 @@ export interface TestPod {
   readonly listeners: { role: Role; worker: number; port: number; fd: number; cookie: bigint }[];
 }
 
+export interface WorldOptions {
+  /** Level of kubepods below the kernel's root, from 1. */
+  readonly depth?: number;
+  /** Which of the kubelet's layouts the pods' cgroups have. */
+  readonly driver?: CgroupDriver;
+}
+
 export class World {
   readonly suffix = randomBytes(4).toString('hex');
   readonly hot: Hot = loadHot();
@@ -114,6 +123,7 @@ export class World {
   readonly hostNetns: string;
   kernel: KernelState;
   readonly #homeCgroup: string;
+  readonly #driver: CgroupDriver;
   readonly #agents: Agent[] = [];
   readonly #servers: Server[] = [];
   readonly #sockets = new Set<Socket>();
@@ -123,15 +133,17 @@ export class World {
   readonly #waiting: ((taken: Taken) => void)[] = [];
   #podCount = 0;
 
-  constructor() {
+  constructor({ depth = 2, driver = 'cgroupfs' }: WorldOptions = {}) {
+    this.#driver = driver;
     const root = findCgroupRoot();
     this.#homeCgroup = path.join(
       root,
       /^0::(.*)$/m.exec(readFileSync('/proc/self/cgroup', 'utf8'))?.[1] ?? '/',
     );
     this.base = path.join(root, `culvert-test-${this.suffix}`);
-    this.kubepods = path.join(this.base, 'kubepods');
-    this.ownCgroup = path.join(this.kubepods, `pod${randomUUID()}`, 'daemon');
+    const above = Array.from({ length: depth - 2 }, (_, i) => `level${i}`);
+    this.kubepods = depth === 1 ? `${this.base}-kubepods` : path.join(this.base, ...above, 'kubepods');
+    this.ownCgroup = path.join(this.#podCgroup('guaranteed', randomUUID()), 'daemon');
     this.kubeletCgroup = path.join(this.base, 'system', 'kubelet');
     for (const cgroup of [this.ownCgroup, this.kubeletCgroup]) mkdirSync(cgroup, { recursive: true });
     writeFileSync(path.join(this.ownCgroup, 'cgroup.procs'), String(process.pid));
@@ -191,11 +203,11 @@ export class World {
   }
 
   /** A pod with addresses and a process, not yet ours in any way. */
-  async addPod(qos: '' | 'burstable' | 'besteffort' = 'burstable', hasV6 = true): Promise<TestPod> {
+  async addPod(qos: Qos = 'burstable', hasV6 = true): Promise<TestPod> {
     const index = ++this.#podCount;
     const uid = parsePodUid(randomUUID());
     assert(uid !== undefined);
-    const cgroup = path.join(this.kubepods, qos, `pod${uid}`, 'container');
+    const cgroup = path.join(this.#podCgroup(qos, uid), containerPath(this.#driver, 'c0'));
     mkdirSync(cgroup, { recursive: true });
     const netns = this.addNetns(`p${index}`);
     const v4 = ipOf(`10.77.1.${index}`);
@@ -225,8 +237,19 @@ export class World {
     return { uid, netns, netnsFd, cookie: this.cookieOf(netns), cgroup, v4, v6, agent, listeners: [] };
   }
 
+  /** As the kubelet names it, below this world's kubepods. */
+  #podCgroup(qos: Qos, uid: string): string {
+    const [, ...below] = podPath(this.#driver, qos, uid).split('/');
+    return path.join(this.kubepods, ...below);
+  }
+
   podCgroupOf(pod: TestPod): string {
     return path.dirname(pod.cgroup);
+  }
+
+  /** The number by which the kernel knows the pod's cgroup. */
+  idOf(pod: TestPod): bigint {
+    return cgroupId(this.podCgroupOf(pod));
   }
 
   /** Opens our listeners in the pod; nothing is redirected yet. */
@@ -348,7 +371,8 @@ export class World {
       rmdirSync(this.bpffs);
       for (const name of this.#netns) run('ip', 'netns', 'del', name);
       writeFileSync(path.join(this.#homeCgroup, 'cgroup.procs'), String(process.pid));
-      run('find', this.base, '-depth', '-type', 'd', '-delete');
+      for (const top of new Set([this.kubepods, this.base]))
+        run('find', top, '-depth', '-type', 'd', '-delete');
     }
   }
 }
