@@ -2,7 +2,7 @@
  * What a node must have before anything of ours is attached to it: each missing thing is named with its remedy.
  * Asks the kernel where it can (a version number says little: distributions backport); attaches nothing.
  */
-import { readFileSync, statfsSync } from 'node:fs';
+import { accessSync, constants, readFileSync, statfsSync } from 'node:fs';
 import { release } from 'node:os';
 import path from 'node:path';
 import { MeshError } from '../errors.ts';
@@ -96,7 +96,7 @@ export function preflight(options: PreflightOptions): Finding[] {
     [
       'bpffs',
       'BPF file system',
-      `mount -t bpf bpf ${options.bpffs}, in the host's mount namespace`,
+      `mount -t bpf bpf ${options.bpffs}, in the host's mount namespace, and not read-only`,
       () => checkBpffs(options.bpffs),
     ],
     [
@@ -200,7 +200,9 @@ function checkOwnCgroup(options: PreflightOptions): Outcome {
 function checkBpffs(bpffs: string): Outcome {
   // f_type is a signed word on some file systems' way through node.
   const isBpf = statfsSync(bpffs).type >>> 0 === BPF_FS_MAGIC;
-  return { ok: isBpf, detail: isBpf ? bpffs : `${bpffs} is no BPF file system` };
+  if (!isBpf) return { ok: false, detail: `${bpffs} is no BPF file system` };
+  accessSync(bpffs, constants.W_OK); // of a read-only mount it says EROFS
+  return { ok: true, detail: bpffs };
 }
 
 function checkHost(procRoot: string): Outcome {
