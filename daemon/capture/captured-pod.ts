@@ -51,27 +51,35 @@ export class CapturedPod {
   #isSettled = false;
   readonly #context: CaptureContext;
   readonly #listeners: Listener[] = [];
-  #applied: Facets | undefined;
+  /** What the kernel's entries are made of: facets, and the pod's annotations that count there. */
+  #applied: string | undefined;
   /** Addresses that have been steered to us since we have had them. */
   readonly #steered = new Set<Ip>();
   #isCapturing = false;
   #older = new Set<bigint>();
+  /** They could not be listed when it was captured: they are noted as soon as they can. */
+  #mustNoteOlder = false;
 
-  /** Opens the pod's listeners and hands them to the workers; nothing is redirected yet. Owns `netnsFd` from here. */
+  /**
+   * Opens the pod's listeners and hands them to the workers; nothing is redirected yet. Owns `netnsFd` from here, also
+   * when it throws.
+   */
   constructor(context: CaptureContext, uid: PodUid, netnsFd: number, cgroupId: bigint, workload: Workload) {
     this.#context = context;
     this.uid = uid;
     this.netnsFd = netnsFd;
     this.cgroupId = cgroupId;
-    this.cookie = must(
-      context.hot.netnsCookie(netnsFd),
-      `read the netns cookie of pod ${uid}`,
-      'NETNS_FAILED',
-    );
     try {
+      this.cookie = must(
+        context.hot.netnsCookie(netnsFd),
+        `read the netns cookie of pod ${uid}`,
+        'NETNS_FAILED',
+      );
       this.#openListeners(workload);
     } catch (error) {
+      // It is tried again and again: what is kept each time would use up the daemon's descriptors.
       this.closeListeners();
+      context.hot.closeFd(netnsFd);
       throw error;
     }
   }
@@ -89,9 +97,10 @@ export class CapturedPod {
     return this.#listeners.map((listener) => listener.port);
   }
 
-  /** Looks at the namespace's addresses again. @returns whether they changed; false ones leave `ips` empty. */
+  /** Looks at the namespace's addresses again. @returns whether they changed; those that can't be read stay. */
   refreshAddresses(): boolean {
     const listed = globalAddresses(this.#context.hot, this.netnsFd);
+    if (listed === undefined) return false;
     const found = listed.filter(({ isUsable }) => isUsable).map(({ ip }) => ip);
     // One that is still being checked for duplicates may be used at any moment from now on.
     const hasGlobalV6 = listed.some(({ ip }) => isIpv6(ip));
@@ -112,20 +121,14 @@ export class CapturedPod {
 
   /** Makes the kernel's entries what `facets` asks. Does nothing when they are so already. */
   apply(facets: Facets, workload: Workload): void {
-    const before = this.#applied;
-    if (
-      before !== undefined &&
-      before.hbone === facets.hbone &&
-      before.steer === facets.steer &&
-      before.capture === facets.capture
-    )
-      return;
+    const asked = JSON.stringify([facets, workload.excludeOutboundCidrs, workload.allowNestedNetns]);
+    if (this.#applied === asked) return;
     this.#applied = undefined; // whatever fails below is tried again as a whole
     if (facets.hbone) this.#steer(facets);
     if (facets.capture) this.#capture(workload);
     else this.#release();
     if (!facets.hbone) this.#unsteer();
-    this.#applied = facets;
+    this.#applied = asked;
   }
 
   /** Forgets what was applied: another daemon had the maps meanwhile. */
@@ -138,32 +141,41 @@ export class CapturedPod {
     const { hot, fleet } = this.#context;
     for (const listener of this.#listeners) {
       if (listener.worker !== worker) continue;
-      const copy = must(hot.dupFd(listener.fd), `copy a listener of pod ${this.uid}`, 'SYSTEM_CALL_FAILED');
-      fleet.handOver(worker, this.uid, listener.role, copy, listener.port);
+      const fd = must(hot.dupFd(listener.fd), `copy a listener of pod ${this.uid}`, 'SYSTEM_CALL_FAILED');
+      fleet.handOver(worker, this.uid, listener.role, { fd, cookie: listener.cookie }, listener.port);
     }
   }
 
-  /** Takes everything out of the kernel and closes our sockets; the namespace itself when no worker uses it any more. */
-  async dismantle(reason: 'POD_GONE' | 'POLICY_CHANGED'): Promise<void> {
+  /**
+   * Takes everything out of the kernel and closes our sockets; the namespace itself when no worker uses it any more.
+   * `isGuarded`: the pod lives on elsewhere (a new sandbox), and may connect from nowhere until that one is captured.
+   * May be called again when it threw. @throws MeshError
+   */
+  async dismantle(reason: 'POD_GONE' | 'POLICY_CHANGED', isGuarded: boolean): Promise<void> {
     const { hot, kernel, fleet } = this.#context;
-    this.#release();
+    this.#release(isGuarded);
     this.#unsteer();
     kernel.deletePod(this.cookie);
     this.closeListeners();
-    await fleet.podGone(this.uid, reason);
-    hot.closeFd(this.netnsFd);
+    const gone = fleet.podGone(this.uid, reason);
+    // A worker that stands still may dial in there once more: the number must not mean another namespace by then.
+    void gone.everywhere.then(() => hot.closeFd(this.netnsFd));
+    await gone.soon;
   }
 
   // === Older connections ===
 
   /** Remembers the connections that stand now and are not redirected. @returns how many. */
   noteOlder(): number {
+    this.#mustNoteOlder = true;
     this.#older = new Set(this.#foreignSockets().map((socket) => socket.cookie));
+    this.#mustNoteOlder = false;
     return this.#older.size;
   }
 
   /** How many of the older connections still stand. */
   countOlder(): number {
+    if (this.#mustNoteOlder) return this.noteOlder();
     if (this.#older.size === 0) return 0;
     const now = new Set(this.#foreignSockets().map((socket) => socket.cookie));
     this.#older = new Set([...this.#older].filter((cookie) => now.has(cookie)));
@@ -191,10 +203,12 @@ export class CapturedPod {
     return cut;
   }
 
-  /** Open connections of the pod's own processes with somebody outside the pod. */
+  /** Open connections of the pod's own processes with somebody outside the pod. @throws MeshError SYSTEM_CALL_FAILED */
   #foreignSockets(): TcpSocket[] {
-    const listed = this.#context.hot.tcpSockets(this.netnsFd, MAX_SOCKETS);
-    if (typeof listed === 'number') return [];
+    const listed = must(
+      this.#context.hot.tcpSockets(this.netnsFd, MAX_SOCKETS),
+      `list the connections of pod ${this.uid}`,
+    );
     return listed.sockets.filter(
       (socket) =>
         socket.state !== 'LISTEN' &&
@@ -295,10 +309,12 @@ export class CapturedPod {
   }
 
   /** Outbound is left alone from here on; what was captured lives on. */
-  #release(): void {
+  #release(isGuarded = false): void {
     const { kernel } = this.#context;
     this.#setPod(false);
-    kernel.deletePodCgroup(this.cgroupId);
+    if (isGuarded)
+      kernel.setPodCgroup(this.cgroupId, { state: 'pending', netnsCookie: 0n, allowNested: false });
+    else kernel.deletePodCgroup(this.cgroupId);
     kernel.setExclusions(this.cookie, []);
   }
 }
@@ -307,10 +323,13 @@ const EADDRINUSE = -98;
 const EAFNOSUPPORT = -97;
 const ENOENT = -2;
 
-/** The pod's own global addresses, sorted: what lo has is not it. Tentative ones can't be used yet. */
-function globalAddresses(hot: Hot, netnsFd: number): { ip: Ip; isUsable: boolean }[] {
+/**
+ * The pod's own global addresses, sorted: what lo has is not it. Tentative ones can't be used yet. undefined when they
+ * can't be read now (they changed meanwhile, no descriptor is left).
+ */
+function globalAddresses(hot: Hot, netnsFd: number): { ip: Ip; isUsable: boolean }[] | undefined {
   const listed = hot.addresses(netnsFd);
-  if (typeof listed === 'number') return [];
+  if (typeof listed === 'number') return undefined;
   return listed
     .filter((address) => address.scope === 'global' && address.ifname !== 'lo')
     .map(({ ip, flags }) => ({ ip, isUsable: (flags & IFA_F_TENTATIVE) === 0 }))

@@ -14,6 +14,7 @@ import { CapturedPod } from './captured-pod.ts';
 import type { CaptureContext } from './captured-pod.ts';
 import { localPod, newEntry } from './entry.ts';
 import type { Entry } from './entry.ts';
+import { dropGuard, guardInbound, guardPod } from './guard.ts';
 import { WantedIdentities } from './identities.ts';
 import type { IdentityEvents } from './identities.ts';
 import { cgroupId, cgroupIdOrZero, listPodCgroups } from './kubepods.ts';
@@ -26,6 +27,7 @@ import type { ReportEvents } from './reports.ts';
 import { findSandbox, hasProcesses } from './sandbox.ts';
 import type { Inventory } from './inventory.ts';
 import { removeStrangers } from './strangers.ts';
+import { takeApart } from './take-apart.ts';
 
 /** What a daemon before us left: cgroups of pods that it captured, and pods whose guard stands. */
 export type Adopted = Pick<Inventory, 'enrolledCgroups' | 'guards' | 'otherLayouts' | 'podsElsewhere'>;
@@ -138,7 +140,8 @@ export class Enrolment {
   #reconcile(): void {
     if (this.#paused || !this.#started) return;
     clearTimeout(this.#timer);
-    const cgroups = new Map(listPodCgroups(this.#options.kubepods).map(({ uid, path }) => [uid, path]));
+    const cgroups = this.#podCgroups();
+    if (cgroups === undefined) return this.#later(this.#options.timing.rescanInterval);
     const local = new Map<PodUid, Workload>();
     for (const workload of this.#options.state.workloads())
       if (workload.node === this.#options.settings.nodeName) local.set(workload.uid, workload);
@@ -152,10 +155,22 @@ export class Enrolment {
     this.#endOtherLayouts();
     this.#reports.tell(this.#entries, local);
     if (this.#leavingAll !== undefined && this.#entries.size === 0) this.#leavingAll();
-    this.#timer = setTimeout(
-      () => this.#reconcile(),
-      untilNextLook(this.#entries.values(), this.#options.timing, Date.now()),
-    );
+    this.#later(untilNextLook(this.#entries.values(), this.#options.timing, Date.now()));
+  }
+
+  #later(ms: number): void {
+    this.#timer = setTimeout(() => this.#reconcile(), ms);
+  }
+
+  /** undefined when they can't be listed now: a pod that is not seen is not gone. */
+  #podCgroups(): ReadonlyMap<PodUid, string> | undefined {
+    const { kubepods, log } = this.#options;
+    try {
+      return new Map(listPodCgroups(kubepods).map(({ uid, path }) => [uid, path]));
+    } catch (error) {
+      log.error({ kubepods, err: error }, "the pods' cgroups can't be listed; every pod stays as it is");
+      return undefined;
+    }
   }
 
   /** Makes an entry for a pod that has become wanted, or that a daemon before us left enrolled: it leaves in order. */
@@ -226,7 +241,7 @@ export class Enrolment {
     if (entry.captured !== undefined) {
       const isSame = this.#hot.sameNetns(sandbox.netnsFd, entry.captured.netnsFd) === true;
       this.#hot.closeFd(sandbox.netnsFd);
-      if (!isSame) this.#dismantle(entry, 'POD_GONE');
+      if (!isSame) this.#dismantle(entry, 'POD_GONE', cgroup);
       else if (entry.captured.refreshAddresses()) this.#announce(entry);
       return;
     }
@@ -255,7 +270,8 @@ export class Enrolment {
       this.#dismantle(entry, 'POLICY_CHANGED');
       return;
     }
-    this.#guard(entry, cgroup);
+    // It stands from the cgroup's appearance until the namespace itself is redirected.
+    if (facetsOf(entry.phase).guard) guardPod(this.#options.context.kernel, entry, cgroup);
     if (entry.captured !== undefined) this.#apply(entry, entry.captured);
   }
 
@@ -295,17 +311,6 @@ export class Enrolment {
       this.#options.context.fleet.announce(localPod(entry, entry.captured));
   }
 
-  /** The guard stands from the cgroup's appearance until the namespace itself is redirected. */
-  #guard(entry: Entry, cgroup: string): void {
-    const { kernel } = this.#options.context;
-    const wantsGuard = facetsOf(entry.phase).guard;
-    if (wantsGuard && entry.guarded === undefined) {
-      kernel.setPodCgroup(cgroupId(cgroup), { state: 'pending', netnsCookie: 0n, allowNested: false });
-      kernel.guardPending(entry.uid, cgroup);
-      entry.guarded = cgroup;
-    }
-  }
-
   #apply(entry: Entry, captured: CapturedPod): void {
     const facets = facetsOf(entry.phase);
     const captures = facets.capture && !captured.isCapturing;
@@ -327,27 +332,32 @@ export class Enrolment {
     entry.olderConnections = captured.countOlder();
   }
 
-  #dismantle(entry: Entry, reason: 'POD_GONE' | 'POLICY_CHANGED'): void {
-    const { kernel } = this.#options.context;
-    if (entry.guarded !== undefined) {
-      kernel.unguardPending(entry.uid);
-      kernel.deletePodCgroup(cgroupIdOrZero(entry.guarded));
-      entry.guarded = undefined;
-    }
-    const { captured } = entry;
-    entry.captured = undefined;
+  /** `liveCgroup`: the pod goes on in it with another sandbox, and is guarded until that one is captured. */
+  #dismantle(entry: Entry, reason: 'POD_GONE' | 'POLICY_CHANGED', liveCgroup?: string): void {
     const isOver =
       reason === 'POLICY_CHANGED' ||
       !this.#isWanted(entry.lastWorkload) ||
       this.#options.state.workload(entry.uid) === undefined;
-    if (isOver) this.#remove(entry);
-    else entry.phase = { state: 'none' };
+    const isGuarded = liveCgroup !== undefined && !isOver;
+    const { kernel } = this.#options.context;
+    if (isGuarded) guardInbound(kernel, entry, liveCgroup);
+    else dropGuard(kernel, entry);
+    const { captured } = entry;
+    entry.captured = undefined;
+    entry.phase = { state: 'none' };
     entry.wasRunning = false;
     entry.wasEnrolled = false;
-    if (captured === undefined) return;
-    entry.busy = true;
-    void captured.dismantle(reason).finally(() => {
+    entry.busy = captured !== undefined;
+    if (captured === undefined) {
+      if (isOver) this.#remove(entry);
+      return;
+    }
+    const { log, timing } = this.#options;
+    const isPaused = (): boolean => this.#paused;
+    const how = { reason, isGuarded, isPaused, retryMs: timing.rescanInterval, log };
+    void takeApart(captured, how).then(() => {
       entry.busy = false;
+      if (isOver) this.#remove(entry);
       this.poke();
     });
   }

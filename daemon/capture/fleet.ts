@@ -7,13 +7,33 @@ import type { EnrolmentToWorker, LocalPod, Role, WorkerToEnrolment } from '../me
 
 export const ROLE_NAMES = Object.keys(ROLES) as readonly Role[];
 
-/** How long a worker may take to let go of a pod before its namespace is closed all the same. */
+/** How long a pod waits for a worker to let go of it before it may be enrolled anew. */
 const CLOSE_WAIT_MS = 5_000;
 
 interface Member {
   readonly port: MessagePort;
-  /** Listeners handed over and not confirmed yet, `uid/role`. */
-  readonly unconfirmed: Set<string>;
+  /** Listeners handed over and not confirmed yet, by `uid/role`. */
+  readonly unconfirmed: Map<string, HandedOver>;
+}
+
+/** A copy of a listener, and the socket's cookie: a number alone may mean another file by the time it is looked at. */
+export interface HandedOver {
+  readonly fd: number;
+  readonly cookie: bigint;
+}
+
+/** What has happened once all workers were told that a pod is gone. */
+export interface PodGone {
+  /** No worker has a socket of the pod any more, or a bounded wait is over. */
+  readonly soon: Promise<void>;
+  /** No worker can have one any more: each has said so, or is dead. */
+  readonly everywhere: Promise<void>;
+}
+
+interface Closing {
+  /** Workers that have not told of it yet, each with the pod's listeners that it had not confirmed. */
+  readonly left: Map<number, readonly HandedOver[]>;
+  readonly done: () => void;
 }
 
 export interface FleetEvents {
@@ -23,13 +43,18 @@ export interface FleetEvents {
   onChange(): void;
   /** A worker (new, or in a dead one's place) has nothing yet. */
   onEmpty(index: number): void;
+  /** A worker died before it took these; nobody else has them. */
+  onOrphans(listeners: readonly HandedOver[]): void;
 }
 
 export class Fleet {
   readonly count: number;
   readonly #members = new Map<number, Member>();
   readonly #events: FleetEvents;
-  readonly #closing = new Map<PodUid, { left: Set<number>; done: () => void }>();
+  /** By pod, the oldest first: a pod that is back may go again before a worker has seen it go. */
+  readonly #closing = new Map<PodUid, Closing[]>();
+  /** By worker, what dead ones had not taken. */
+  readonly #orphans = new Map<number, readonly HandedOver[]>();
 
   constructor(count: number, events: FleetEvents) {
     this.count = count;
@@ -38,7 +63,10 @@ export class Fleet {
 
   /** A worker joins; `port` closing is its death. */
   add(index: number, port: MessagePort): void {
-    const member: Member = { port, unconfirmed: new Set() };
+    // Only now is the dead one's thread surely over, so that it can't be closing them itself.
+    this.#events.onOrphans(this.#orphans.get(index) ?? []);
+    this.#orphans.delete(index);
+    const member: Member = { port, unconfirmed: new Map() };
     this.#members.set(index, member);
     port.on('message', (message: WorkerToEnrolment) => this.#receive(index, member, message));
     port.on('close', () => this.#lost(index, member));
@@ -76,29 +104,30 @@ export class Fleet {
     for (const index of this.indexes) this.send(index, { type: 'pod', pod });
   }
 
-  /** Gives worker `index` its own copy `fd` of a listener. */
-  handOver(index: number, uid: PodUid, role: Role, fd: number, port: Port): void {
-    this.#members.get(index)?.unconfirmed.add(`${uid}/${role}`);
-    this.send(index, { type: 'listener', uid, role, fd, port });
+  /** Gives worker `index` its own copy of a listener. */
+  handOver(index: number, uid: PodUid, role: Role, copy: HandedOver, port: Port): void {
+    this.#members.get(index)?.unconfirmed.set(`${uid}/${role}`, copy);
+    this.send(index, { type: 'listener', uid, role, fd: copy.fd, port });
   }
 
-  /** Resolves when no worker has a socket of the pod any more, or after a bounded wait. */
-  podGone(uid: PodUid, reason: Reason): Promise<void> {
-    if (this.#members.size === 0) return Promise.resolve();
-    return new Promise((resolve) => {
-      const timer = setTimeout(() => this.#closing.get(uid)?.done(), CLOSE_WAIT_MS);
-      const done = (): void => {
-        clearTimeout(timer);
-        this.#closing.delete(uid);
-        resolve();
-      };
-      this.#closing.get(uid)?.done();
-      this.#closing.set(uid, { left: new Set(this.indexes), done });
-      for (const [index, member] of this.#members) {
-        for (const role of ROLE_NAMES) member.unconfirmed.delete(`${uid}/${role}`);
-        this.send(index, { type: 'pod-gone', uid, reason });
-      }
-    });
+  /** Has every worker let go of the pod. */
+  podGone(uid: PodUid, reason: Reason): PodGone {
+    if (this.#members.size === 0) return { soon: Promise.resolve(), everywhere: Promise.resolve() };
+    const all = Promise.withResolvers<void>();
+    const soon = Promise.withResolvers<void>();
+    const timer = setTimeout(soon.resolve, CLOSE_WAIT_MS);
+    const done = (): void => {
+      clearTimeout(timer);
+      soon.resolve();
+      all.resolve();
+    };
+    const left = new Map<number, readonly HandedOver[]>();
+    this.#closing.set(uid, [...(this.#closing.get(uid) ?? []), { left, done }]);
+    for (const [index, member] of this.#members) {
+      left.set(index, takeOf(member, uid));
+      this.send(index, { type: 'pod-gone', uid, reason });
+    }
+    return { soon: soon.promise, everywhere: all.promise };
   }
 
   #receive(index: number, member: Member, message: WorkerToEnrolment): void {
@@ -116,15 +145,37 @@ export class Fleet {
   #lost(index: number, member: Member): void {
     if (this.#members.get(index) !== member) return;
     this.#members.delete(index);
+    const orphans = [...member.unconfirmed.values()];
     this.#events.onMask(this.mask);
-    for (const uid of [...this.#closing.keys()]) this.#closed(uid, index);
+    for (const [uid, closings] of [...this.#closing])
+      for (const { left } of closings) {
+        orphans.push(...(left.get(index) ?? []));
+        if (left.has(index)) this.#closed(uid, index);
+      }
+    this.#orphans.set(index, orphans);
     this.#events.onChange();
   }
 
+  /** A worker tells of its goings in their order: this is of the oldest one that it has not told of. */
   #closed(uid: PodUid, index: number): void {
-    const closing = this.#closing.get(uid);
+    const closings = this.#closing.get(uid) ?? [];
+    const closing = closings.find(({ left }) => left.has(index));
     if (closing === undefined) return;
     closing.left.delete(index);
-    if (closing.left.size === 0) closing.done();
+    if (closing.left.size > 0) return;
+    closing.done();
+    const others = closings.filter((other) => other !== closing);
+    if (others.length > 0) this.#closing.set(uid, others);
+    else this.#closing.delete(uid);
   }
+}
+
+/** The pod's unconfirmed listeners, which are no longer waited for. */
+function takeOf({ unconfirmed }: Member, uid: PodUid): HandedOver[] {
+  return ROLE_NAMES.flatMap((role) => {
+    const key = `${uid}/${role}`;
+    const copy = unconfirmed.get(key);
+    unconfirmed.delete(key);
+    return copy === undefined ? [] : [copy];
+  });
 }

@@ -143,7 +143,10 @@ export function cgroupIdsBelow(top: string): ReadonlySet<bigint> {
   return ids;
 }
 
-/** All pods' cgroups below kubepods, of every QoS class. What vanishes meanwhile is left out. */
+/**
+ * All pods' cgroups below kubepods, of every QoS class. What vanishes meanwhile is left out; what is there and can't
+ * be listed (no descriptor left) throws: whoever takes a pod for gone lets it go in the clear.
+ */
 export function listPodCgroups(kubepods: string): PodCgroup[] {
   const found: PodCgroup[] = [];
   for (const name of subdirectories(kubepods)) {
@@ -206,7 +209,13 @@ function subdirectories(directory: string): string[] {
       .filter((entry) => entry.isDirectory())
       .map((entry) => entry.name)
       .sort();
-  } catch {
-    return []; // vanished meanwhile
+  } catch (error) {
+    if (isGone(error)) return []; // vanished meanwhile
+    throw error;
   }
+}
+
+function isGone(error: unknown): boolean {
+  const code: unknown = Reflect.get(Object(error), 'code');
+  return code === 'ENOENT' || code === 'ENODEV' || code === 'ENOTDIR';
 }

@@ -51,7 +51,8 @@ export class Reports {
   }
 
   #status(entries: ReadonlyMap<PodUid, Entry>, local: ReadonlyMap<PodUid, Workload>): PodStatus[] {
-    const all = [...entries.values()].map((entry) => this.#statusOf(entry));
+    // One that is being taken apart is ours no longer.
+    const all = [...entries.values()].filter(isListed).map((entry) => this.#statusOf(entry));
     for (const workload of local.values())
       if (!entries.has(workload.uid) && this.#state.isLabelled(workload))
         all.push(this.#withoutEntry(workload));
@@ -96,6 +97,10 @@ export class Reports {
       sinceMs: phase.state === 'none' ? 0 : phase.sinceMs,
     };
   }
+}
+
+function isListed({ phase, busy }: Entry): boolean {
+  return phase.state !== 'none' || !busy;
 }
 
 function publishedStates(entries: Iterable<Entry>): PublishedState[] {

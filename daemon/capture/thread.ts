@@ -122,6 +122,11 @@ class EnrolmentThread {
         this.#fleet.send(index, { type: 'kernel', ...fds });
         this.#enrolment.equip(index);
       },
+      onOrphans: (listeners) => {
+        // A number that means another socket by now was taken after all.
+        for (const { fd, cookie } of listeners)
+          if (this.#hot.socketCookie(fd) === cookie) this.#hot.closeFd(fd);
+      },
     });
   }
 
@@ -213,10 +218,16 @@ class EnrolmentThread {
         );
       }
     }
-    this.#survey = setInterval(() => {
+    this.#survey = setInterval(() => this.#lookAgain(), SURVEY_MS);
+  }
+
+  #lookAgain(): void {
+    try {
       this.#lookAround();
       this.#tellRefusals();
-    }, SURVEY_MS);
+    } catch (error) {
+      this.#log.error({ err: error }, 'the node could not be looked at; it is tried again');
+    }
   }
 
   #lookAround(): void {

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterEach, beforeEach, describe, it } from 'node:test';
@@ -62,6 +62,15 @@ describe('a tree of cgroups', () => {
   function make(...directories: string[]): void {
     for (const directory of directories) mkdirSync(path.join(root, directory), { recursive: true });
   }
+
+  it('that can not be listed is an error, not a node without pods', () => {
+    mkdirSync(path.join(root, `pod${UID}`));
+    const loop = path.join(root, 'loop');
+    symlinkSync(loop, loop);
+    assert.throws(() => kubepods.listPodCgroups(loop), /ELOOP/);
+    assert.deepEqual(kubepods.listPodCgroups(path.join(root, 'gone')), []);
+    assert.equal(kubepods.listPodCgroups(root).length, 1);
+  });
 
   it('gives up its pods of every class, with the cgroupfs driver', () => {
     make(
