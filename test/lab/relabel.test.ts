@@ -67,7 +67,7 @@ function startLoops({ client, server, web }: Shop): Promise<Loop[]> {
   ]);
 }
 
-/** On and off; in every third cycle the label is turned before the pods have settled. */
+/** On and off; in every third cycle the label comes off while pods are still joining. */
 async function oneCycle(
   shop: Shop,
   { lagMs, waitMs }: Course,
@@ -83,7 +83,7 @@ async function oneCycle(
     [undefined, 'none'],
   ] as const) {
     await lab.cluster.label('shop', value, later);
-    if (isImpatient) await sleep(Math.random() * 2 * waitMs);
+    if (isImpatient && state === 'enrolled') await sleep(Math.random() * 2 * waitMs);
     else await Promise.all([daemon1.waitState(client, state), daemon2.waitState(server, state)]);
     const counts = await Promise.all(loops.map((loop) => loop.stats()));
     const failed = counts.filter((count) => count.failed > 0);
