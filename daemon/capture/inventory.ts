@@ -2,6 +2,7 @@
 import type { Ip, PodUid } from '../mesh/ids.ts';
 import { otherLayouts, podUids, podsElsewhere } from './layouts.ts';
 import { CGROUP_STATES, LOCAL_LEAVING } from './maps.ts';
+import type { PodCount } from './maps.ts';
 import type { Pins } from './pins.ts';
 import type { Tables } from './tables.ts';
 
@@ -52,8 +53,19 @@ export function takeInventory(tables: Tables, pins: Pins, bpffs: string): Invent
 }
 
 function sweepCounts(tables: Tables, alive: ReadonlySet<bigint>): void {
-  for (const [cookie, count] of tables.podCounts.entries()) {
-    const standing = count.original !== 0n || count.client !== 0n || count.self !== 0n;
-    if (!standing && !alive.has(cookie)) tables.podCounts.delete(cookie);
-  }
+  for (const [cookie, count] of tables.podCounts.entries())
+    if (!isStanding(count) && !alive.has(cookie)) tables.podCounts.delete(cookie);
+}
+
+function isStanding({ original, client, self }: PodCount): boolean {
+  return original !== 0n || client !== 0n || self !== 0n;
+}
+
+/** Forgets the entry counts of a pod that was let go. @returns false while entries of it stand: ask again. */
+export function forgetCounts(tables: Tables, cookie: bigint): boolean {
+  if (tables.pods.get(cookie) !== undefined) return true; // it is back
+  const count = tables.podCounts.get(cookie);
+  if (count !== undefined && isStanding(count)) return false;
+  tables.podCounts.delete(cookie);
+  return true;
 }

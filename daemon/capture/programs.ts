@@ -9,7 +9,7 @@ import type { Ip, PodUid } from '../mesh/ids.ts';
 import { readCounters, takeRefusals } from './counters.ts';
 import type { Counter, KernelRefusal } from './counters.ts';
 import { replaceExclusions } from './exclusions.ts';
-import { takeInventory } from './inventory.ts';
+import { forgetCounts, takeInventory } from './inventory.ts';
 import type { Inventory } from './inventory.ts';
 import { cgroupId, cgroupIdsBelow } from './kubepods.ts';
 import { removeOtherLayouts, removePins, shareExemptions } from './layouts.ts';
@@ -83,6 +83,8 @@ export class KernelState {
   readonly #pins: Pins;
   readonly #object: BpfObject;
   readonly #tables: Tables;
+  /** Pods that were let go and whose counts may still stand. */
+  readonly #gone = new Set<bigint>();
 
   /**
    * Loads the programs, or takes over what an earlier daemon pinned: its maps with their entries, its links with
@@ -222,6 +224,12 @@ export class KernelState {
   /** Its outbound connections are left alone from now on. */
   deletePod(cookie: bigint): void {
     this.#tables.pods.delete(cookie);
+    this.#gone.add(cookie);
+  }
+
+  /** Makes room for other pods: the counts of pods that are gone, as soon as their last connection is. */
+  forgetGone(): void {
+    for (const cookie of this.#gone) if (forgetCounts(this.#tables, cookie)) this.#gone.delete(cookie);
   }
 
   /** Steers what comes in; the pod's addresses and listeners must be set. Borrows `netnsFd`. */

@@ -225,6 +225,7 @@ class EnrolmentThread {
     try {
       this.#lookAround();
       this.#tellRefusals();
+      this.#kernel.forgetGone();
     } catch (error) {
       this.#log.error({ err: error }, 'the node could not be looked at; it is tried again');
     }
