@@ -22,7 +22,7 @@ describe('pods that come and go', { timeout: 600_000 }, () => {
   let shop: Shop;
   let http: Server;
   before(async () => {
-    shop = await openShop({ lab: { views: 'perNode' } });
+    shop = await openShop({ lab: { views: 'perNode' }, daemon: { inspect: true } });
     http = await shop.server.serve('http', 8080);
   });
   after(() => shop.lab[Symbol.asyncDispose]());
@@ -56,12 +56,15 @@ describe('pods that come and go', { timeout: 600_000 }, () => {
   });
 
   it(`a one-shot Job whose first action is a connect succeeds over mTLS, ${JOBS} times`, async () => {
-    const { lab, web, daemon2 } = shop;
+    const { lab, web, daemon1, daemon2 } = shop;
+    await using inspector = await daemon1.inspect();
     await using wire = await lab.capture();
     for (let index = 0; index < JOBS; index++) {
       const marker = randomBytes(64);
       const name = `job-${index}`;
       let reply: HttpReply | undefined;
+      // Its certificate takes a second, which the first connect must be held for.
+      const blocked = inspector.block(1_000);
       const job = await lab.pod({
         name,
         node: 1,
@@ -70,6 +73,7 @@ describe('pods that come and go', { timeout: 600_000 }, () => {
           reply = await pod.request(web.ip, 80, { body: marker });
         },
       });
+      await blocked;
       assert.equal(reply?.status, 200, `${name}: ${JSON.stringify(reply?.result)}`);
       await daemon2.waitForAccess(
         `the record of ${name}`,
