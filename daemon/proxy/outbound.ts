@@ -226,9 +226,19 @@ function tunnelTo(
   });
 }
 
-/** A dead endpoint is worth another; an answer (a refusal, an app that is not there) is an answer. */
+/**
+ * An endpoint that says nothing is worth another, also behind a tunnel that stood while it died: nothing of the app's
+ * bytes leaves before a 200. An answer (a refusal, an app that is not there) is an answer.
+ */
+const SILENT: ReadonlySet<Refusal['reason']> = new Set([
+  'TUNNEL_CONNECT_FAILED',
+  'TLS_HANDSHAKE_TIMEOUT',
+  'CONNECT_TIMEOUT',
+  'TUNNEL_LOST',
+] as const);
+
 function isWorthAnother(refusal: Refusal): boolean {
-  return refusal.reason === 'TUNNEL_CONNECT_FAILED';
+  return SILENT.has(refusal.reason);
 }
 
 function carryTunnel(plane: DataPlane, connection: Connection, socket: Socket, opened: TunnelStream): void {
