@@ -87,7 +87,10 @@ export async function slope(bench: Bench, candidate: Candidate, most: number): P
   };
 }
 
-/** Every client pod opens one new connection a second to every server pod, for `seconds`. */
+/**
+ * Every client pod opens one new connection a second to every server pod, for `seconds`. Cold but for the pairs of one
+ * number, on which the proxies were waited for.
+ */
 export async function matrix(bench: Bench, candidate: Candidate): Promise<Figures> {
   const before = residentOf(candidate);
   const loads = await Promise.all(

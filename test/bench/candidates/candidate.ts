@@ -68,15 +68,17 @@ export function directTargets(site: Site): Pick<Candidate, 'echo' | 'sink'> {
   };
 }
 
-/** Waits until an exchange goes through from every client to every server. */
+/** Waits until an exchange goes through from each client to the server of its number: all proxies are up then. */
 export async function waitThrough(candidate: Candidate): Promise<void> {
   const first = Buffer.from('are you there?');
-  for (const client of candidate.clients)
-    for (const { ip, port } of candidate.echo)
-      await until(`an answer through ${candidate.name}`, async () => {
-        const sent = await client.send(ip, port, { first, timeoutMs: 10_000 });
-        return sent.received === first.length;
-      });
+  for (const [index, client] of candidate.clients.entries()) {
+    const to = candidate.echo[index];
+    if (to === undefined) throw new Error('there are as many servers as clients');
+    await until(`an answer through ${candidate.name}`, async () => {
+      const sent = await client.send(to.ip, to.port, { first, timeoutMs: 10_000 });
+      return sent.received === first.length;
+    });
+  }
 }
 
 /** Thousands of short connections a second: else a pod runs out of source ports within seconds. */
