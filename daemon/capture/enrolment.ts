@@ -260,9 +260,8 @@ export class Enrolment {
   }
 
   #advance(entry: Entry, workload: Workload | undefined, cgroup: string): void {
-    const facts = this.#facts(entry, workload);
     for (;;) {
-      const next = nextPhase(entry.phase, facts, this.#options.timing);
+      const next = nextPhase(entry.phase, this.#facts(entry, workload), this.#options.timing);
       if (next === entry.phase) break;
       this.#enter(entry, next, workload);
     }
@@ -293,6 +292,7 @@ export class Enrolment {
   #enter(entry: Entry, next: Phase, workload: Workload | undefined): void {
     const before = entry.phase;
     entry.phase = next;
+    if (next.state === 'leaving') entry.wasEnrolled = false; // that has been made good: it leaves once
     if (entry.id === undefined && workload !== undefined && next.state !== 'none')
       this.#wantIdentity(entry, workload);
     if (next.state === before.state && next.state !== 'joining') return;
