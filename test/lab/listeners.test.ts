@@ -116,7 +116,11 @@ describe('a pod floods', { timeout: 300_000 }, () => {
   let shop: Shop;
   let flooder: LabPod;
   before(async () => {
-    const limits = ['--max-connections-per-pod', String(PER_POD), '--max-connections', String(3 * PER_POD)];
+    const limits = [
+      ...['--max-connections-per-pod', String(PER_POD), '--max-connections', String(3 * PER_POD)],
+      // Few and slow, so that a handshake that finds no room is no matter of luck.
+      ...['--max-handshakes-per-pod', '8', '--max-handshakes', '32', '--handshake-timeout', '10s'],
+    ];
     shop = await openShop({ daemon: { flags: [...FLAGS, ...limits] } });
     const { lab, server, daemon1 } = shop;
     await server.serve('http', 8080);
@@ -163,11 +167,16 @@ describe('a pod floods', { timeout: 300_000 }, () => {
     const victim = await lab.pod({ name: 'victim', node: 2 });
     await daemon2.waitState(victim, 'enrolled');
     await using flood = await attacker.loop(victim.ip, 15_008, {
-      everyMs: 2,
+      everyMs: 5,
       first: Buffer.from('\x16'),
       timeoutMs: 60_000,
     });
     await daemon2.waitForAccess('its refusals', (r) => r['reason'] === 'HANDSHAKE_LIMIT');
+    const refused = (await flood.stats()).failed;
+    await until(
+      'more refusals than the node has room',
+      async () => (await flood.stats()).failed > refused + 100,
+    );
     // A client without a tunnel yet: its handshake must find room.
     const late = await lab.pod({ name: 'late', node: 1 });
     await shop.daemon1.waitState(late, 'enrolled');
