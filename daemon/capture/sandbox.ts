@@ -20,7 +20,7 @@ export interface Sandbox {
  *   netns, because a pid can have been reused in between.
  */
 export function findSandbox(
-  hot: Hot,
+  hot: Pick<Hot, 'openNetns' | 'sameNetns' | 'closeFd'>,
   procRoot: string,
   cgroupPath: string,
   hostNetnsFd: number,

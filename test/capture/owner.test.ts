@@ -1,0 +1,82 @@
+import assert from 'node:assert/strict';
+import { mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { afterEach, beforeEach, describe, it } from 'node:test';
+import { Owner } from '../../daemon/capture/owner.ts';
+import { until } from '../support/wait.ts';
+
+describe('the owner of a node', () => {
+  let directory: string;
+  const owners: Owner[] = [];
+  beforeEach(() => (directory = mkdtempSync(path.join(tmpdir(), 'culvert-owner-'))));
+  afterEach(() => {
+    for (const owner of owners.splice(0)) owner.release();
+    rmSync(directory, { recursive: true });
+  });
+
+  async function take(heard: string[] = []): Promise<Owner> {
+    const owner = await Owner.take(directory, {
+      onYield: () => void heard.push('yield'),
+      onReturned: () => void heard.push('returned'),
+    });
+    owners.push(owner);
+    return owner;
+  }
+
+  it('is the first that asks; the next one has yielded to it before it goes on, with a higher generation', async () => {
+    const heard: string[] = [];
+    const first = await take(heard);
+    assert.deepEqual([first.generation, first.hasYielded, heard], [1, false, []]);
+    const second = await take();
+    assert.deepEqual(heard, ['yield']);
+    assert.deepEqual([second.generation, first.hasYielded, second.hasYielded], [2, true, false]);
+  });
+
+  it('gets the node back when the newcomer goes', async () => {
+    const heard: string[] = [];
+    const first = await take(heard);
+    const second = await take();
+    second.release();
+    await until('the node to come back', () => heard.includes('returned'));
+    assert.equal(first.hasYielded, false);
+  });
+
+  it('does not take it back when it ends itself, and the newcomer keeps it', async () => {
+    const heard: string[] = [];
+    const first = await take(heard);
+    const second = await take();
+    first.release();
+    const third = await take();
+    assert.deepEqual([third.generation, second.hasYielded], [3, true]);
+    assert.deepEqual(heard, ['yield']);
+  });
+
+  it('yields to one at a time: a third that asks meanwhile is told so', async () => {
+    // The name still leads to the old owner until the newcomer has taken it: ask there at the same time.
+    await take();
+    const both = await Promise.allSettled([take(), take()]);
+    const refused = both.filter((result) => result.status === 'rejected');
+    for (const { reason } of refused) assert.equal(Reflect.get(Object(reason), 'code'), 'NODE_OWNED');
+    assert.ok(refused.length <= 1, 'nobody has the node');
+  });
+
+  it('is one only of two that start at once', async () => {
+    const both = await Promise.allSettled([take(), take()]);
+    const got = both.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []));
+    assert.equal(got.filter((owner) => !owner.hasYielded).length, 1);
+  });
+
+  it('takes a dead owner’s name over, and leaves nothing behind', async () => {
+    const file = path.join(directory, 'owner.sock');
+    await new Promise<void>((resolve) => {
+      const dead = createServer().listen(path.join(directory, 'x'), () => dead.close(() => resolve()));
+    });
+    writeFileSync(file, '');
+    const owner = await take();
+    assert.ok(statSync(file).isSocket());
+    owner.release();
+    assert.deepEqual(readdirSync(directory), []);
+  });
+});
