@@ -25,13 +25,9 @@ import { untilNextLook } from './pace.ts';
 import { Reports } from './reports.ts';
 import type { ReportEvents } from './reports.ts';
 import { findSandbox, hasProcesses } from './sandbox.ts';
-import type { Inventory } from './inventory.ts';
-import { removeStrangers } from './strangers.ts';
+import { NOTHING_ADOPTED, knownOf, removeStrangers, unseenOf } from './strangers.ts';
+import type { Adopted } from './strangers.ts';
 import { takeApart } from './take-apart.ts';
-
-/** What a daemon before us left: cgroups of pods that it captured, and pods whose guard stands. */
-export type Adopted = Pick<Inventory, 'enrolledCgroups' | 'guards' | 'otherLayouts' | 'podsElsewhere'>;
-const NOTHING_ADOPTED: Adopted = { enrolledCgroups: [], guards: [], otherLayouts: [], podsElsewhere: [] };
 
 export interface EnrolmentOptions {
   readonly context: CaptureContext;
@@ -149,9 +145,8 @@ export class Enrolment {
     for (const entry of [...this.#entries.values()])
       this.#step(entry, local.get(entry.uid), cgroups.get(entry.uid));
     for (const uid of this.#seenUnwanted) if (!local.has(uid)) this.#seenUnwanted.delete(uid);
-    if (this.#isFirst) this.#removeStrangers(cgroups);
+    this.#endStrangers(cgroups, (uid) => local.has(uid));
     this.#isFirst = false;
-    this.#adopted = NOTHING_ADOPTED;
     this.#endOtherLayouts();
     this.#reports.tell(this.#entries, local);
     if (this.#leavingAll !== undefined && this.#entries.size === 0) this.#leavingAll();
@@ -276,7 +271,8 @@ export class Enrolment {
 
   #facts(entry: Entry, workload: Workload | undefined): PodFacts {
     return {
-      wanted: workload !== undefined && this.#isWanted(workload),
+      // Its object may go before its processes do: until then the label that it had counts.
+      wanted: this.#isWanted(workload ?? entry.lastWorkload),
       hasNetns: entry.captured !== undefined,
       wasRunning: entry.wasRunning,
       wasEnrolled: entry.wasEnrolled,
@@ -387,13 +383,15 @@ export class Enrolment {
     }
   }
 
-  #removeStrangers(cgroups: ReadonlyMap<PodUid, string>): void {
+  /** What a daemon before us left goes, but for pods that live and that we have not heard of (yet). */
+  #endStrangers(cgroups: ReadonlyMap<PodUid, string>, isSeen: (uid: PodUid) => boolean): void {
     const { kernel } = this.#options.context;
-    const uids = new Set(this.#entries.keys());
-    removeStrangers(kernel, kernel.inventory(), {
-      uids,
-      netnsCookies: new Set([...this.#entries.values()].flatMap((entry) => entry.captured?.cookie ?? [])),
-      cgroups: new Set([...cgroups].filter(([uid]) => uids.has(uid)).map(([, path]) => cgroupIdOrZero(path))),
-    });
+    const unseen = unseenOf(this.#adopted, cgroups, isSeen);
+    const isLess =
+      unseen.enrolledCgroups.length < this.#adopted.enrolledCgroups.length ||
+      unseen.guards.length < this.#adopted.guards.length;
+    if (this.#isFirst || isLess)
+      removeStrangers(kernel, kernel.inventory(), knownOf(this.#entries, unseen, cgroups));
+    this.#adopted = unseen;
   }
 }

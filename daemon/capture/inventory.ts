@@ -12,6 +12,8 @@ export interface Inventory {
   /** Cgroup ids of pods in any state, and of the enrolled ones among them. */
   readonly podCgroups: readonly bigint[];
   readonly enrolledCgroups: readonly bigint[];
+  /** Cookie of the namespace that a pod's cgroup belongs to; 0n while it is pending. */
+  readonly netnsOfCgroup: ReadonlyMap<bigint, bigint>;
   readonly localPods: readonly { readonly ip: Ip; readonly cookie: bigint; readonly leaving: boolean }[];
   readonly listeners: readonly {
     readonly ip: Ip;
@@ -37,6 +39,7 @@ export function takeInventory(tables: Tables, pins: Pins, bpffs: string): Invent
   return {
     pods,
     podCgroups: cgroups.map(([id]) => id),
+    netnsOfCgroup: new Map(cgroups.map(([id, { netns }]) => [id, netns])),
     enrolledCgroups: cgroups.filter(([, entry]) => entry.state === CGROUP_STATES.enrolled).map(([id]) => id),
     localPods: localPods.map(([ip, entry]) => ({
       ip,

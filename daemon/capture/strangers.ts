@@ -1,6 +1,8 @@
 /** What a dead daemon left in the kernel for pods that are no longer there, or no longer ours. */
 import type { PodUid } from '../mesh/ids.ts';
+import type { Entry } from './entry.ts';
 import type { Inventory } from './inventory.ts';
+import { cgroupIdOrZero } from './kubepods.ts';
 import type { KernelState } from './programs.ts';
 
 /** What of the kernel's entries belongs to somebody. */
@@ -10,12 +12,58 @@ export interface Known {
   readonly cgroups: ReadonlySet<bigint>;
 }
 
+/** What a daemon before us left: cgroups of pods that it captured, pods whose guard stands, pods of other layouts. */
+export type Adopted = Pick<Inventory, 'enrolledCgroups' | 'guards' | 'otherLayouts' | 'podsElsewhere'>;
+
+export const NOTHING_ADOPTED: Adopted = {
+  enrolledCgroups: [],
+  guards: [],
+  otherLayouts: [],
+  podsElsewhere: [],
+};
+
+/**
+ * What of `adopted` belongs to pods that live and that nobody has told us of: their objects may be late, or their
+ * files broken. They stay as closed as they are.
+ */
+export function unseenOf(
+  adopted: Adopted,
+  cgroups: ReadonlyMap<PodUid, string>,
+  isSeen: (uid: PodUid) => boolean,
+): Adopted {
+  const unseen = new Map([...cgroups].filter(([uid]) => !isSeen(uid)));
+  const ids = new Set([...unseen.values()].map(cgroupIdOrZero));
+  return {
+    ...adopted,
+    enrolledCgroups: adopted.enrolledCgroups.filter((id) => ids.has(id)),
+    guards: adopted.guards.filter((uid) => unseen.has(uid)),
+    podsElsewhere: adopted.podsElsewhere.filter((uid) => unseen.has(uid)),
+  };
+}
+
+/** What is the entries', and the unseen pods'. */
+export function knownOf(
+  entries: ReadonlyMap<PodUid, Entry>,
+  unseen: Adopted,
+  cgroups: ReadonlyMap<PodUid, string>,
+): Known {
+  const isUnseen = ([uid, path]: readonly [PodUid, string]): boolean =>
+    unseen.guards.includes(uid) || unseen.enrolledCgroups.includes(cgroupIdOrZero(path));
+  const uids = new Set([...entries.keys(), ...[...cgroups].filter(isUnseen).map(([uid]) => uid)]);
+  return {
+    uids,
+    netnsCookies: new Set([...entries.values()].flatMap(({ captured }) => captured?.cookie ?? [])),
+    cgroups: new Set([...cgroups].filter(([uid]) => uids.has(uid)).map(([, path]) => cgroupIdOrZero(path))),
+  };
+}
+
 /** Removes everything that belongs to nobody. @throws MeshError when the kernel refuses. */
 export function removeStrangers(kernel: KernelState, found: Inventory, known: Known): void {
-  for (const cookie of found.pods) if (!known.netnsCookies.has(cookie)) kernel.deletePod(cookie);
+  const cookies = new Set(known.netnsCookies);
+  for (const [id, cookie] of found.netnsOfCgroup) if (known.cgroups.has(id)) cookies.add(cookie);
+  for (const cookie of found.pods) if (!cookies.has(cookie)) kernel.deletePod(cookie);
   for (const id of found.podCgroups) if (!known.cgroups.has(id)) kernel.deletePodCgroup(id);
   for (const uid of found.netnsLinks) if (!known.uids.has(uid)) kernel.detachNetns(uid);
   for (const uid of found.guards) if (!known.uids.has(uid)) kernel.unguardPending(uid);
-  for (const { ip, cookie } of found.localPods)
-    if (!known.netnsCookies.has(cookie)) kernel.deleteLocalPod(ip, cookie);
+  for (const { ip, cookie } of found.localPods) if (!cookies.has(cookie)) kernel.deleteLocalPod(ip, cookie);
 }
