@@ -88,6 +88,9 @@ async function commit(): Promise<string> {
   return `${head.trim()}${changes === '' ? '' : '+'}`;
 }
 
+// An exit, unlike a signal, lets the temporary folder be removed; the lab's reaper ends the rest.
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(130));
+
 try {
   const options = parseOptions(process.argv.slice(2), process.env);
   if (options === 'help') console.log(HELP);
