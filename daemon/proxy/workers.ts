@@ -23,8 +23,8 @@ const LIST_TIMEOUT_MS = 2_000;
 /** The most young-generation memory of a worker: bulk streams make garbage fast, and more of it means fewer pauses. */
 const YOUNG_GENERATION_MB = 32;
 /**
- * V8 starts a full collection for every 64 MB of buffers, dead or not: 40 and more a GB that is carried, a third of a
- * bulk stream's CPU. Counted into the heap's own limit, young buffers die in scavenges, and memory stays as it was.
+ * V8 starts a full collection for every 64 MB of buffers, dead or not: its helper threads took a third of a bulk
+ * stream's CPU. Counted into the heap's own limit, young buffers die in scavenges, and memory stays as it was.
  */
 const GARBAGE_FLAGS = [
   '--external-memory-accounted-in-global-limit',
