@@ -30,8 +30,8 @@ class FakeHot {
     return a % 1_000 === b % 1_000;
   }
 
-  closeFd(fd: number): void {
-    this.open.delete(fd);
+  closeFd(fd: number): number {
+    return this.open.delete(fd) ? 0 : -9;
   }
 }
 

@@ -51,6 +51,34 @@ describe('Connections', () => {
     );
   });
 
+  it('lists what is open, up to a number, with the bytes so far', () => {
+    const { connections, open } = make({ perPod: 9, total: 9 });
+    const { connection } = open('a');
+    open('b');
+    connection.counters = { bytesSent: 3, bytesReceived: 4 };
+    connection.facts.dstAddr = '10.0.0.2:80';
+    const [first, ...others] = connections.list(1);
+    assert.deepEqual([first?.bytesSent, first?.bytesReceived, first?.dstAddr], [3, 4, '10.0.0.2:80']);
+    assert.equal(others.length, 0);
+    const ids = connections.list(9).map(({ connId }) => connId);
+    assert.equal(new Set(ids).size, 2);
+  });
+
+  it('tells of those that outlive a whole batch once, and their record says so', () => {
+    const { connections, open, records } = make({ perPod: 9, total: 9 });
+    const long = open('a').connection;
+    const short = open('a').connection;
+    assert.equal(connections.takeOpened().length, 0);
+    short.close('OK');
+    assert.equal(connections.takeOpened().length, 1);
+    assert.equal(connections.takeOpened().length, 0);
+    long.close('OK');
+    assert.deepEqual(
+      records.map(({ reportedOpen }) => reportedOpen),
+      [false, true],
+    );
+  });
+
   it("gives each worker its share of the node's limits, rounded up", () => {
     assert.deepEqual(shareOf({ perPod: 5, total: 100 }, 2), { perPod: 3, total: 50 });
     assert.deepEqual(shareOf({ perPod: 1, total: 1 }, 4), { perPod: 1, total: 1 });
