@@ -4,7 +4,6 @@
  * connection. `late`: sends nothing before the other side has ended its direction.
  */
 import { createHash, randomBytes } from 'node:crypto';
-import { once } from 'node:events';
 import { connect, createServer } from 'node:net';
 import type { Socket } from 'node:net';
 import { z } from 'zod';
@@ -38,7 +37,7 @@ export async function serveBulk(pod: LabPod, port: number, options: BulkOptions)
   return server;
 }
 
-/** One connection of `client` to a bulk server: what each end says of it. */
+/** One connection of `client` to a bulk server: what each end says of it. @throws Error when the client's broke. */
 export async function carryBulk(
   client: LabPod,
   to: { readonly host: string; readonly port: number; readonly server: LabProcess },
@@ -47,9 +46,11 @@ export async function carryBulk(
   const from = to.server.lines.length;
   const sending = await client.spawn(words('send', [to.host, String(to.port)], options));
   const waits = { timeoutMs: 120_000 };
+  const atClient = await sending.waitForLine('the client’s end', carriedIn, waits);
+  if (atClient.error !== '') throw new Error(`the client: ${atClient.error}`);
   return {
-    client: await sending.waitForLine('the client’s end', carriedIn, waits),
-    server: await to.server.waitForLine('the server’s end', carriedIn, { ...waits, from }),
+    client: atClient,
+    server: await to.server.waitForLine('the server’s end', carriedIn, { timeoutMs: 15_000, from }),
   };
 }
 
@@ -83,9 +84,7 @@ async function carry(socket: Socket, bytes: number, late: boolean): Promise<Carr
     received += chunk.length;
     receivedHash.update(chunk);
   });
-  const closed = once(socket, 'close');
-  const ended = Promise.race([once(socket, 'end'), closed]);
-  if (late) await ended;
+  if (late) await either(socket, 'end');
   let sent = 0;
   const block = randomBytes(BLOCK);
   while (sent < bytes && !socket.destroyed) {
@@ -94,10 +93,10 @@ async function carry(socket: Socket, bytes: number, late: boolean): Promise<Carr
     const part = Buffer.from(block.subarray(0, Math.min(BLOCK, bytes - sent)));
     sentHash.update(part);
     sent += part.length;
-    if (!socket.write(part)) await Promise.race([once(socket, 'drain'), closed]);
+    if (!socket.write(part)) await either(socket, 'drain');
   }
   socket.end();
-  await closed;
+  if (!socket.closed) await either(socket, 'close');
   return {
     local,
     sent,
@@ -106,6 +105,14 @@ async function carry(socket: Socket, bytes: number, late: boolean): Promise<Carr
     receivedSha256: receivedHash.digest('hex'),
     error,
   };
+}
+
+/** Until `event`, or until the socket is gone. Errors are the listener's business. */
+function either(socket: Socket, event: 'end' | 'drain' | 'close'): Promise<void> {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  socket.once(event, () => resolve());
+  socket.once('close', () => resolve());
+  return promise;
 }
 
 function main([role = '', ...rest]: readonly string[]): void {

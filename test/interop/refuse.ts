@@ -5,7 +5,7 @@ import { httpRequest } from '../lab/kit/apps.ts';
 import type { LogRecord } from '../lab/kit/daemon.ts';
 import type { LabPod } from '../lab/kit/pod.ts';
 import { REFUSER_BASE } from './refuser.ts';
-import { isFrom } from './records.ts';
+import { isOf } from './records.ts';
 import { check } from './results.ts';
 import { PORTS } from './world.ts';
 import type { World } from './world.ts';
@@ -31,7 +31,8 @@ async function attempt({ from, ip, port, app }: Attempt): Promise<SendResult> {
 async function fromUs(world: World, what: Attempt): Promise<LogRecord> {
   const from = world.daemon.process.lines.length;
   const { local } = await attempt(what);
-  const isIt = (record: LogRecord): boolean => record['direction'] === 'outbound' && isFrom(record, local);
+  const isIt = (record: LogRecord): boolean =>
+    record['direction'] === 'outbound' && isOf(record, { local, to: `${what.ip}:${what.port}` });
   return world.daemon.waitForAccess('our record of the refusal', isIt, { from });
 }
 
@@ -49,11 +50,12 @@ async function fromPeer(world: World, what: Attempt, ztunnel = world.ztunnel): P
   const from = daemon.process.lines.length;
   const mark = ztunnel.mark;
   await attempt(what);
+  const to = `${what.ip}:${what.port}`;
   const isTheirs = (record: LogRecord): boolean =>
-    record['direction'] === 'outbound' && record['dst.hbone_addr'] === `${what.ip}:${what.port}`;
+    record['direction'] === 'outbound' && record['dst.hbone_addr'] === to;
   const theirs = await ztunnel.waitForAccess('ztunnel’s record of the refusal', mark, isTheirs);
   const isConnect = (record: LogRecord): boolean =>
-    record['direction'] === 'inbound' && isFrom(record, String(theirs['src.addr']));
+    record['direction'] === 'inbound' && isOf(record, { local: String(theirs['src.addr']), to });
   const isTunnel = (record: LogRecord): boolean =>
     record['direction'] === 'inbound' &&
     String(record['dst.addr']).endsWith(':15008') &&
