@@ -2,7 +2,6 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { after, before, describe, it } from 'node:test';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { until } from '../support/wait.ts';
 import type { Sending } from './kit/apps.ts';
 import type { LabDaemon } from './kit/daemon.ts';
@@ -68,7 +67,7 @@ describe('a peer stops reading in the middle of a stream', { timeout: 1_200_000 
       Promise.all(sendings.map(async (one) => (await one.progress()).received));
     await until('the middle of the streams', async () => (await received()).every((bytes) => bytes > 0));
     for (const sending of sendings) process.kill(sending.process.pid, 'SIGSTOP');
-    await sleep(1_000);
+    await untilMemoryIsStill(shop);
     context.diagnostic(assertBounded(shop, before_));
     const other = await shop.lab.pod({ name: `other-${randomBytes(2).toString('hex')}`, node: 1 });
     await shop.daemon1.waitState(other, 'enrolled');
@@ -129,6 +128,18 @@ function assertBounded(shop: Shop, before_: readonly number[]): string {
     `${text}, more than ${most}`,
   );
   return text;
+}
+
+/** Waits until neither daemon has grown by a MiB in a second: nothing flows in any more. */
+async function untilMemoryIsStill(shop: Shop): Promise<void> {
+  let last: readonly number[] = [0, 0];
+  const isStill = (): boolean => {
+    const now = memoryOf(shop);
+    const same = now.every((kb, index) => kb - (last[index] ?? 0) < 1_024);
+    last = now;
+    return same;
+  };
+  await until('the daemons to stand still', isStill, { everyMs: 1_000, timeoutMs: 60_000 });
 }
 
 /** Waits until no stream has moved for a second; gives how far each came. */

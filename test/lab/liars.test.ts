@@ -181,14 +181,18 @@ describe('a liar dials an enrolled pod', { timeout: 300_000 }, () => {
     const whole = await liar.tunnel(server.ip, honest, { authority, payload: randomBytes(64) });
     assert.equal(whole.status, 200);
     assert.ok(whole.sessions > 0, 'it got no session: nothing would be tried');
-    await isRefused('PEER_CERTIFICATE_INVALID', async () => {
-      const outcome = await liar.tunnel(server.ip, {}, { authority, resume: true, payload: randomBytes(64) });
-      assert.equal(outcome.status, 0, JSON.stringify(outcome));
-    });
-    // With it: a full handshake, as if there had been no session.
-    const again = await liar.tunnel(server.ip, honest, { authority, resume: true });
-    assert.equal(again.status, 200);
-    assert.equal(again.reused, false);
+    // Only the worker that offered a session knows it, and the kernel deals connections out at random.
+    for (let attempt = 0; attempt < 8; attempt++) {
+      await isRefused('PEER_CERTIFICATE_INVALID', async () => {
+        const lie = { authority, resume: true, payload: randomBytes(64) };
+        const outcome = await liar.tunnel(server.ip, {}, lie);
+        assert.equal(outcome.status, 0, JSON.stringify(outcome));
+      });
+      // With it: a full handshake, as if there had been no session.
+      const again = await liar.tunnel(server.ip, honest, { authority, resume: true });
+      assert.equal(again.status, 200, JSON.stringify(again));
+      assert.equal(again.reused, false);
+    }
   });
 
   it('it connects and says nothing, before the handshake and after it', async () => {
