@@ -272,7 +272,7 @@ export const KNOBS = {
     '4096',
     'connections',
     'limits',
-    'Connections held per worker, waiting for state',
+    'Connections held per worker, waiting for state; one pod may have a quarter of them',
   ),
   maxStreamsPerTunnel: knob(
     integer(1, 10_000),

@@ -1,10 +1,14 @@
 /**
  * Connections that wait for the state to say more: a certificate, policies, a destination that is not known yet.
- * Bounded in number and in time; looked at again on every change of state.
+ * Bounded in number, in all and for each pod, and in time; looked at again on every change of state.
  */
+import type { PodUid } from '../mesh/ids.ts';
 
 /** What a held question answers: still nothing, or a value to go on with. */
 export type Attempt<T> = { readonly held: true } | { readonly held: false; readonly value: T };
+
+/** Why a connection that had to wait was refused at once. */
+export const NO_PLACE = { reason: 'CONNECTION_LIMIT', detail: 'too many connections are held' } as const;
 
 interface Waiter {
   readonly retry: () => boolean;
@@ -12,8 +16,12 @@ interface Waiter {
   readonly deadline: NodeJS.Timeout;
 }
 
+/** One pod may have one part in so many of the places: it can make up destinations that nobody knows. */
+const POD_SHARE = 4;
+
 export class Holding {
   readonly #waiting = new Set<Waiter>();
+  readonly #perPod = new Map<PodUid, number>();
   readonly #max: number;
   readonly #timeoutMs: number;
   #wakeScheduled = false;
@@ -29,13 +37,14 @@ export class Holding {
   }
 
   /**
-   * Calls `then` with the first value that `attempt` gives, now or after a change; `giveUp` when time or places ran
-   * out or `signal` aborted (the attempt's last word is then the answer).
+   * Calls `then` with the first value that `attempt` gives, now or after a change; `giveUp` when time ran out or
+   * `signal` aborted (the attempt's last word is then the answer), or when there is no place to wait (`isFull`).
    */
   until<T>(
+    pod: PodUid,
     attempt: () => Attempt<T>,
     then: (value: T) => void,
-    giveUp: () => void,
+    giveUp: (isFull: boolean) => void,
     signal: AbortSignal,
   ): void {
     const first = attempt();
@@ -43,13 +52,18 @@ export class Holding {
       then(first.value);
       return;
     }
-    if (this.#waiting.size >= this.#max || signal.aborted) {
-      giveUp();
+    const ofPod = this.#perPod.get(pod) ?? 0;
+    const isFull = this.#waiting.size >= this.#max || ofPod >= Math.ceil(this.#max / POD_SHARE);
+    if (isFull || signal.aborted) {
+      giveUp(isFull);
       return;
     }
-    const onAbort = (): void => leave(giveUp);
+    this.#perPod.set(pod, ofPod + 1);
+    const giveUpWaiting = (): void => giveUp(false);
+    const onAbort = (): void => leave(giveUpWaiting);
     const leave = (next: () => void): void => {
       if (!this.#waiting.delete(waiter)) return;
+      this.#giveBack(pod);
       clearTimeout(waiter.deadline);
       signal.removeEventListener('abort', onAbort);
       next();
@@ -61,8 +75,8 @@ export class Holding {
         leave(() => then(again.value));
         return true;
       },
-      giveUp: () => leave(giveUp),
-      deadline: setTimeout(() => leave(giveUp), this.#timeoutMs),
+      giveUp: () => leave(giveUpWaiting),
+      deadline: setTimeout(() => leave(giveUpWaiting), this.#timeoutMs),
     };
     signal.addEventListener('abort', onAbort, { once: true });
     this.#waiting.add(waiter);
@@ -76,6 +90,12 @@ export class Holding {
       this.#wakeScheduled = false;
       for (const waiter of [...this.#waiting]) waiter.retry();
     });
+  }
+
+  #giveBack(pod: PodUid): void {
+    const left = (this.#perPod.get(pod) ?? 0) - 1;
+    if (left > 0) this.#perPod.set(pod, left);
+    else this.#perPod.delete(pod);
   }
 
   /** Nobody waits any longer. */

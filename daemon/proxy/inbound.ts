@@ -11,6 +11,7 @@ import type { LocalPod } from '../mesh/wiring.ts';
 import { addressText } from './connections.ts';
 import type { Connection } from './connections.ts';
 import { dial } from './dial.ts';
+import { NO_PLACE } from './holding.ts';
 import type { Attempt } from './holding.ts';
 import { HBONE_PORT, isDecidable, localEnd, refuse, remoteEnd } from './plane.ts';
 import type { DataPlane } from './plane.ts';
@@ -32,13 +33,17 @@ export function handleInbound(plane: DataPlane, uid: PodUid, socket: Socket): vo
   }
   const gone = abortOnClose(socket);
   plane.holding.until<{ pod: LocalPod; identity: LocalIdentity } | Refusal>(
+    uid,
     () => readyToServe(plane, uid),
     (ready) => {
       gone.release();
       if ('ok' in ready) recordRefusal(plane, uid, socket, ready.reason, ready.detail);
       else serve(plane, ready.pod, ready.identity, socket);
     },
-    () => recordRefusal(plane, uid, socket, 'POD_NOT_READY', whyNotReady(plane, uid)),
+    (isFull) =>
+      isFull
+        ? recordRefusal(plane, uid, socket, NO_PLACE.reason, NO_PLACE.detail)
+        : recordRefusal(plane, uid, socket, 'POD_NOT_READY', whyNotReady(plane, uid)),
     gone.signal,
   );
 }

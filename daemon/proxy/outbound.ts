@@ -11,6 +11,7 @@ import type { LocalPod } from '../mesh/wiring.ts';
 import type { Connection } from './connections.ts';
 import { dial, socketInPod } from './dial.ts';
 import { forwardingHeaders } from './headers.ts';
+import { NO_PLACE } from './holding.ts';
 import type { Attempt } from './holding.ts';
 import { abortOnClose } from './inbound.ts';
 import { carry } from './plaintext.ts';
@@ -58,6 +59,7 @@ export function handleOutbound(plane: DataPlane, uid: PodUid, socket: Socket): v
   const gone = abortOnClose(socket);
   let lastWord: Omit<Refusal, 'ok'> = { reason: 'POD_NOT_READY', detail: undefined };
   plane.holding.until<Plan>(
+    uid,
     () => {
       const attempt = decide(plane, uid, record);
       if (attempt.held) lastWord = attempt.lastWord;
@@ -67,13 +69,10 @@ export function handleOutbound(plane: DataPlane, uid: PodUid, socket: Socket): v
       gone.release();
       carryOut(plane, plan, socket, connection);
     },
-    () => {
+    (isFull) => {
       gone.release();
-      refuse(
-        socket,
-        connection,
-        gone.signal.aborted ? { reason: 'CLIENT_RESET', detail: undefined } : lastWord,
-      );
+      if (gone.signal.aborted) lastWord = { reason: 'CLIENT_RESET', detail: undefined };
+      refuse(socket, connection, isFull ? NO_PLACE : lastWord);
     },
     gone.signal,
   );

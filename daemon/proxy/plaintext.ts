@@ -6,6 +6,7 @@ import { hostPort } from '../mesh/ids.ts';
 import type { LocalPod } from '../mesh/wiring.ts';
 import type { Connection } from './connections.ts';
 import { dial } from './dial.ts';
+import { NO_PLACE } from './holding.ts';
 import { abortOnClose, describe, describeSource, recordRefusal } from './inbound.ts';
 import { isDecidable, localEnd, refuse, remoteEnd } from './plane.ts';
 import type { DataPlane } from './plane.ts';
@@ -20,6 +21,7 @@ export function handlePlaintext(plane: DataPlane, uid: PodUid, socket: Socket): 
   }
   const gone = abortOnClose(socket);
   plane.holding.until<LocalPod | undefined>(
+    uid,
     () => {
       const pod = plane.pods.get(uid);
       return pod === undefined || isDecidable(plane, pod) ? { held: false, value: pod } : { held: true };
@@ -29,7 +31,10 @@ export function handlePlaintext(plane: DataPlane, uid: PodUid, socket: Socket): 
       if (pod === undefined) recordRefusal(plane, uid, socket, 'POD_GONE');
       else decide(plane, pod, socket);
     },
-    () => recordRefusal(plane, uid, socket, 'POD_NOT_READY'),
+    (isFull) =>
+      isFull
+        ? recordRefusal(plane, uid, socket, NO_PLACE.reason, NO_PLACE.detail)
+        : recordRefusal(plane, uid, socket, 'POD_NOT_READY'),
     gone.signal,
   );
 }

@@ -2,18 +2,26 @@ import assert from 'node:assert/strict';
 import { describe, it, mock } from 'node:test';
 import type { Attempt } from '../../daemon/proxy/holding.ts';
 import { Holding } from '../../daemon/proxy/holding.ts';
+import { parsePodUid } from '../../daemon/mesh/ids.ts';
 
 const LONG = 60_000;
+const podUid = (name: string) => parsePodUid(name) ?? assert.fail();
 const never = (): AbortSignal => new AbortController().signal;
 const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
 /** One connection that waits; `heard` says how it went, once. */
-function wait(holding: Holding, attempt: () => Attempt<string>, signal = never()): string[] {
+function wait(
+  holding: Holding,
+  attempt: () => Attempt<string>,
+  signal = never(),
+  pod = podUid('one'),
+): string[] {
   const heard: string[] = [];
   holding.until(
+    pod,
     attempt,
     (value) => heard.push(value),
-    () => heard.push('gave up'),
+    (isFull) => heard.push(isFull ? 'no place' : 'gave up'),
     signal,
   );
   return heard;
@@ -77,9 +85,19 @@ describe('holding', () => {
   it('holds no more than its places, and nobody whose client has gone', () => {
     const holding = new Holding(1, LONG);
     const first = wait(holding, held);
-    assert.deepEqual([first, wait(holding, held)], [[], ['gave up']]);
+    assert.deepEqual([first, wait(holding, held)], [[], ['no place']]);
     holding.giveUpAll();
     assert.deepEqual(wait(holding, held, AbortSignal.abort()), ['gave up']);
     assert.equal(holding.size, 0);
+  });
+
+  it('keeps places for other pods, whatever one pod dials', () => {
+    const holding = new Holding(100, LONG);
+    const greedy = Array.from({ length: 1_000 }, () => wait(holding, held));
+    assert.equal(greedy.filter(([answer]) => answer === 'no place').length, 975);
+    assert.deepEqual(wait(holding, held, never(), podUid('two')), []);
+    holding.giveUpAll();
+    assert.deepEqual(wait(holding, held), []);
+    holding.giveUpAll();
   });
 });
