@@ -149,6 +149,29 @@ describe('a stream between two nodes', { timeout: 1_200_000 }, () => {
     );
   });
 
+  it('pods that have one family only: reached on it, and reach others on it', async () => {
+    const { lab, client, server, daemon1, daemon2 } = shop;
+    await server.serve('http', 8086);
+    for (const [name, own, to] of [
+      ['four', '10.244.2.77', server.ip],
+      ['six', 'fd00:244:2::77', server.ip6],
+    ] as const) {
+      const pod = await lab.pod({ name, node: 2, ips: [own] });
+      await pod.serve('http', 8087);
+      await daemon2.waitState(pod, 'enrolled');
+      await lab.cluster.waitPublished([pod], 'enrolled');
+      const from = daemon1.process.lines.length;
+      assert.equal((await client.request(own, 8087)).name, name);
+      const record = await daemon1.waitForAccess('its record', (r) => r['dst.workload'] === name, { from });
+      assert.equal(record['security'], 'mutual_tls');
+      // To a pod of the same node too, through the tunnel.
+      const reply = await pod.request(to, 8086);
+      assert.equal(reply.status, 200, JSON.stringify(reply.result));
+      assert.ok(reply.peer.startsWith(own.includes(':') ? `[${own}]:` : `${own}:`), reply.peer);
+      await pod.delete();
+    }
+  });
+
   it('an app that listens on one family only is reached on that, and refused on the other', async () => {
     const { client, server } = shop;
     await server.serve('http', 9010, { address: '0.0.0.0' });
