@@ -49,6 +49,7 @@ class EnrolmentThread {
   readonly #enrolment: Enrolment;
   readonly #state: MeshState;
   readonly #source: FileSource;
+  readonly #publisher: PublishedStateWriter;
   readonly #watchers: FSWatcher[] = [];
   #survey: NodeJS.Timeout | undefined;
   #kubelet: bigint | undefined;
@@ -82,6 +83,7 @@ class EnrolmentThread {
     this.#state = new MeshState(data.settings);
     const hostNetnsCookie = must(this.#hot.netnsCookie(this.#hostNetnsFd), "read the node's netns cookie");
     this.#kernel = KernelState.open({ bpffs: config.bpffs, kubepods: this.#kubepods.path, hostNetnsCookie });
+    this.#publisher = new PublishedStateWriter(config.clusterDir, config.nodeName);
     this.#fleet = this.#makeFleet();
     this.#enrolment = this.#makeEnrolment();
     this.#source = new FileSource(config.clusterDir, {
@@ -132,7 +134,6 @@ class EnrolmentThread {
 
   #makeEnrolment(): Enrolment {
     const { config, settings } = this.#data;
-    const publisher = new PublishedStateWriter(config.clusterDir, config.nodeName);
     return new Enrolment({
       context: {
         hot: this.#hot,
@@ -153,12 +154,7 @@ class EnrolmentThread {
         releaseIdentity: (id) => this.#tell({ type: 'release-identity', id }),
         pods: (pods) => this.#tell({ type: 'pods', pods }),
         unguarded: (uid, connections) => this.#tell({ type: 'unguarded', uid, connections }),
-        publish: (states) =>
-          void publisher
-            .publish(states)
-            .catch((error: unknown) =>
-              this.#log.error({ err: error }, 'the published state could not be written'),
-            ),
+        publish: (states) => this.#published(this.#publisher.publish(states)),
       },
       log: this.#log,
     });
@@ -226,9 +222,17 @@ class EnrolmentThread {
       this.#lookAround();
       this.#tellRefusals();
       this.#kernel.forgetGone();
+      // Peers must hear it sooner or later; only from the node's owner.
+      if (!this.#owner.hasYielded) this.#published(this.#publisher.retry());
     } catch (error) {
       this.#log.error({ err: error }, 'the node could not be looked at; it is tried again');
     }
+  }
+
+  #published(done: Promise<void>): void {
+    done.catch((error: unknown) =>
+      this.#log.error({ err: error }, 'the published state could not be written; it is tried again'),
+    );
   }
 
   #lookAround(): void {

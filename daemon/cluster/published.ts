@@ -81,6 +81,11 @@ export class PublishedStateWriter {
    */
   publish(states: readonly PublishedState[]): Promise<void> {
     this.#next = statusText(this.#node, states);
+    return this.retry();
+  }
+
+  /** Writes what a failed `publish` could not; does nothing when nothing is left to write. @throws as publish */
+  retry(): Promise<void> {
     this.#writing ??= this.#writeAll().finally(() => {
       this.#writing = undefined;
     });
@@ -92,7 +97,12 @@ export class PublishedStateWriter {
       const text = this.#next;
       this.#next = undefined;
       if (text === this.#written) continue;
-      await this.#write(text);
+      try {
+        await this.#write(text);
+      } catch (error) {
+        this.#next ??= text;
+        throw error;
+      }
       this.#written = text;
     }
   }

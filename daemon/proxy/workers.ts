@@ -20,6 +20,8 @@ const RESTART_MAX_MS = 5_000;
 /** A worker that lived this long did not die at once. */
 const HEALTHY_MS = 30_000;
 const LIST_TIMEOUT_MS = 2_000;
+/** How long after the end of the drain time a worker may still take to say that it is done. */
+const DRAIN_GRACE_MS = 2_000;
 /** The most young-generation memory of a worker: bulk streams make garbage fast, and more of it means fewer pauses. */
 const YOUNG_GENERATION_MB = 32;
 /**
@@ -117,8 +119,18 @@ export class Workers {
       (index) => new Promise<number>((resolve) => this.#drains.set(index, resolve)),
     );
     this.broadcast({ type: 'drain', deadlineMs });
+    // A worker that stands still would never say that it has.
+    const timer = setTimeout(
+      () => this.#giveUpDrains(),
+      Math.max(0, deadlineMs - Date.now()) + DRAIN_GRACE_MS,
+    );
     const all = await Promise.all(cuts);
+    clearTimeout(timer);
     return all.reduce((sum, cut) => sum + cut, 0);
+  }
+
+  #giveUpDrains(): void {
+    for (const [index, done] of this.#drains) done(this.#slots.get(index)?.open.size ?? 0);
   }
 
   /** Ends all threads where they stand. */
