@@ -231,8 +231,9 @@ export class Enrolment {
     const isSettled = entry.captured !== undefined && entry.captured.ips.length > 0;
     if (isSettled && now - entry.observedMs < timing.rescanInterval / 2) return;
     entry.observedMs = now;
-    const sandbox = findSandbox(this.#hot, procRoot, cgroup, hostNetnsFd);
+    const sandbox = findSandbox(this.#hot, procRoot, cgroup, hostNetnsFd, entry.sandboxPid);
     if (sandbox === undefined) return;
+    entry.sandboxPid = sandbox.pid;
     if (entry.captured !== undefined) {
       const isSame = this.#hot.sameNetns(sandbox.netnsFd, entry.captured.netnsFd) === true;
       this.#hot.closeFd(sandbox.netnsFd);

@@ -11,6 +11,8 @@ export interface Entry {
   phase: Phase;
   id: SpiffeId | undefined;
   captured: CapturedPod | undefined;
+  /** The sandbox's process, whose namespace is the pod's. */
+  sandboxPid: number | undefined;
   /** Was it running, neither captured nor guarded, when it became wanted? Fixed when it does. */
   wasRunning: boolean;
   /** A daemon before us enrolled it, and its capture has stood ever since. */
@@ -35,6 +37,7 @@ export function newEntry(
     phase: { state: 'none' },
     id: undefined,
     captured: undefined,
+    sandboxPid: undefined,
     ...found,
     problem: undefined,
     busy: false,

@@ -14,8 +14,10 @@ export interface Sandbox {
 }
 
 /**
- * The network namespace of the first process found in `cgroupPath` or below, or undefined while there is none.
- * Drops the host's own netns (a hostNetwork pod, or a process on its way in).
+ * The network namespace of the oldest process in `cgroupPath` or below, or undefined while there is none: the sandbox's
+ * is made first and outlives the others. Any other process may be in a namespace nested in the pod, and who took that
+ * for the pod's would let the pod itself go. Drops the host's own netns (a hostNetwork pod, or a process on its way in).
+ * @param knownPid the sandbox's process as last found: while it lives nothing else is looked at.
  * @param cgroupOf the pod's cgroup as a process in it sees it is told by `/proc/PID/cgroup`: re-read after opening the
  *   netns, because a pid can have been reused in between.
  */
@@ -24,17 +26,37 @@ export function findSandbox(
   procRoot: string,
   cgroupPath: string,
   hostNetnsFd: number,
+  knownPid?: number,
 ): Sandbox | undefined {
-  for (const directory of cgroupsBelow(cgroupPath)) {
-    for (const pid of processesOf(directory)) {
-      const netnsFd = hot.openNetns(path.join(procRoot, String(pid), 'ns/net'));
-      if (netnsFd < 0) continue;
-      const stillThere = processesOf(directory).includes(pid);
-      if (stillThere && !hot.sameNetns(netnsFd, hostNetnsFd)) return { netnsFd, pid };
-      hot.closeFd(netnsFd);
-    }
+  const found = cgroupsBelow(cgroupPath).flatMap((directory) =>
+    processesOf(directory).map((pid) => ({ pid, directory })),
+  );
+  const known = found.filter(({ pid }) => pid === knownPid);
+  for (const { pid, directory } of known.length > 0 ? known : oldestFirst(procRoot, found)) {
+    const netnsFd = hot.openNetns(path.join(procRoot, String(pid), 'ns/net'));
+    if (netnsFd < 0) continue;
+    const stillThere = processesOf(directory).includes(pid);
+    if (stillThere && !hot.sameNetns(netnsFd, hostNetnsFd)) return { netnsFd, pid };
+    hot.closeFd(netnsFd);
   }
   return undefined;
+}
+
+function oldestFirst<T extends { readonly pid: number }>(procRoot: string, found: readonly T[]): T[] {
+  const started = new Map(found.map(({ pid }) => [pid, startedAt(procRoot, pid)]));
+  const age = ({ pid }: T): number => started.get(pid) ?? Number.POSITIVE_INFINITY;
+  return found.toSorted((a, b) => age(a) - age(b) || a.pid - b.pid);
+}
+
+/** Clock ticks since boot at the start of a process (proc(5), stat, field 22); infinite when it is gone. */
+function startedAt(procRoot: string, pid: number): number {
+  try {
+    const stat = readFileSync(path.join(procRoot, String(pid), 'stat'), 'utf8');
+    // The name, in parentheses, may hold anything.
+    return Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19] ?? Number.POSITIVE_INFINITY);
+  } catch {
+    return Number.POSITIVE_INFINITY;
+  }
 }
 
 /** Whether any process runs in the cgroup or below it. */

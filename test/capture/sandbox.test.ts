@@ -47,7 +47,7 @@ describe('the sandbox of a pod', () => {
   const find = (hot: FakeHot): ReturnType<typeof findSandbox> =>
     findSandbox(hot, '/proc', root, 1_000 + HOST);
 
-  it('is the first process in it or below that has a namespace of its own', () => {
+  it('is a process in it or below that has a namespace of its own', () => {
     put('.');
     put('sandbox', 7, 8);
     const hot = new FakeHot({ 7: HOST, 8: 5 });
@@ -64,6 +64,28 @@ describe('the sandbox of a pod', () => {
     assert.equal(find(hot), undefined);
     assert.equal(hot.open.size, 0);
     assert.equal(hasProcesses(root), true);
+  });
+
+  it('is the oldest process, not one in a nested namespace; the one that was found stays it while it lives', () => {
+    const proc = path.join(root, 'proc');
+    for (const [pid, started] of [
+      [7, 300],
+      [8, 200],
+      [9, 100],
+    ] as const) {
+      mkdirSync(path.join(proc, String(pid)), { recursive: true });
+      const fields = Array.from({ length: 50 }, (_, i) => (i === 19 ? started : 0));
+      writeFileSync(path.join(proc, String(pid), 'stat'), `${pid} (a) b) ${fields.join(' ')}\n`);
+    }
+    put('a-container', 7, 9);
+    put('sandbox', 8);
+    const hot = new FakeHot({ 7: 6, 8: 5, 9: HOST });
+    const group = (known?: number): number | undefined =>
+      findSandbox(hot, proc, root, 1_000 + HOST, known)?.pid;
+    assert.equal(group(), 8);
+    assert.equal(group(7), 7);
+    put('sandbox');
+    assert.equal(group(8), 7);
   });
 
   it('is not another pod’s process that got the pid of one that has just ended', () => {

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { after, before, describe, it } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
 import { must } from '../support/run.ts';
 import { until } from '../support/wait.ts';
@@ -13,7 +14,7 @@ import type { Place } from './kit/process.ts';
 import { IS_LONG, QUICK, openShop } from './shop.ts';
 import type { Shop } from './shop.ts';
 import { makeUnborn } from './unborn.ts';
-import { withoutPayload } from './watch.ts';
+import { statesOf, withoutPayload } from './watch.ts';
 
 const FLOOD = IS_LONG ? 100_000 : 5_000;
 const TIMEOUT = { timeout: 300_000 };
@@ -114,6 +115,27 @@ describe('refused in the kernel', TIMEOUT, () => {
     const seen = await withoutPayload(sink, () => connects(client.place(), 3, ['unshare', '-n']));
     assert.deepEqual(seen, { EPERM: 3 });
     await isTold(daemon1, client, { direction: 'outbound', reason: 'NESTED_NETNS', count: 3 });
+  });
+
+  it('a process in a nested namespace is never taken for the pod’s sandbox', TIMEOUT, async () => {
+    const { lab, daemon1, server } = shop;
+    // Names of cgroups are random, and decided once which process was found first: six pods, not one.
+    const names = Array.from({ length: 6 }, (_, index) => `docker-${index}`);
+    const pods = await Promise.all(names.map((name) => lab.pod({ name, node: 1 })));
+    for (const pod of pods) await daemon1.waitState(pod, 'enrolled');
+    const before = pods.map((pod) => statesOf(daemon1, pod));
+    await Promise.all(pods.map((pod) => pod.spawn(['unshare', '-n', 'sleep', '60'])));
+    await sleep(2_500); // some rescans: that nothing comes of them has no event
+    for (const pod of pods) {
+      assert.deepEqual(await connects(pod.place(), 1, ['unshare', '-n']), { EPERM: 1 }, pod.name);
+      assert.equal((await pod.send(server.ip, 8081, { first: randomBytes(64) })).error, '');
+    }
+    assert.deepEqual(
+      pods.map((pod) => statesOf(daemon1, pod)),
+      before,
+      'a pod began its life again',
+    );
+    await Promise.all(pods.map((pod) => pod.delete()));
   });
 
   it('connects beyond the pod’s bound of entries', TIMEOUT, async () => {
