@@ -1,5 +1,5 @@
 /** What enrolment tells: to other nodes the published state, to people `culvert status`. Only when it changed. */
-import { whyNotEnrollable } from '../mesh/enrollable.ts';
+import { enrolmentNotes, whyNotEnrollable } from '../mesh/enrollable.ts';
 import type { PodUid } from '../mesh/ids.ts';
 import type { PublishedState, Workload } from '../mesh/model.ts';
 import type { MeshState } from '../mesh/state.ts';
@@ -90,7 +90,10 @@ export class Reports {
       name: lastWorkload.name,
       namespace: lastWorkload.namespace,
       state: phase.state,
-      reason: entry.problem ?? (base === undefined || failed === undefined ? base : `${base} (${failed})`),
+      reason:
+        entry.problem ??
+        (base === undefined || failed === undefined ? base : `${base} (${failed})`) ??
+        note(lastWorkload),
       id: entry.id,
       ips: entry.captured?.ips ?? [],
       olderConnections: entry.olderConnections,
@@ -110,4 +113,10 @@ function publishedStates(entries: Iterable<Entry>): PublishedState[] {
     if (state !== undefined && phase.state !== 'none') published.push({ uid, state, sinceMs: phase.sinceMs });
   }
   return published;
+}
+
+/** What a user should know of a pod that is enrolled all the same. */
+function note(workload: Workload): string | undefined {
+  const [first] = enrolmentNotes(workload);
+  return first === undefined ? undefined : `${first.code}: ${first.text}`;
 }

@@ -200,6 +200,10 @@ async function openTunnel(
       return;
     }
     last = opened;
+    if (isAnswer(opened)) {
+      connection.facts.dstIdentity = candidate.identity;
+      connection.facts.security = 'mutual_tls';
+    }
     if (signal.aborted || !isWorthAnother(opened)) break;
   }
   gone.release();
@@ -223,6 +227,13 @@ function tunnelTo(
     headers: forwardingHeaders(connection.facts.srcAddr, pod, plan.verdict.service),
     signal,
   });
+}
+
+/** The far proxy has answered, so that its identity was proven. */
+function isAnswer({ reason }: Refusal): boolean {
+  return (
+    reason === 'TUNNEL_REFUSED' || reason === 'TUNNEL_BAD_REQUEST' || reason === 'TUNNEL_UPSTREAM_FAILED'
+  );
 }
 
 /**
