@@ -139,7 +139,7 @@ export async function startDaemon(given: Config): Promise<void> {
     'stopping: new connections are refused, open ones may end',
   );
   enrolment.post({ type: 'stop' });
-  await stopped.promise;
+  await Promise.race([stopped.promise, fatal.promise]);
   const cut = await workers.drain(Date.now() + config.drainSeconds);
   log.info({ cut }, 'stopped; what was pinned stays, so enrolled pods stay closed');
 }

@@ -164,6 +164,11 @@ export class KernelState {
     else this.#tables.exempt.delete(id);
   }
 
+  /** Cgroups of daemons: this one, and others that still drain. */
+  exempt(): bigint[] {
+    return this.#tables.exempt.keys();
+  }
+
   /** Attaches the probes' programs to the parent of the kubelet's cgroup, which outlives its restarts. */
   attachKubelet(parentPath: string): void {
     this.#attachAll(KUBELET_PROGRAMS, parentPath);

@@ -53,6 +53,9 @@ class EnrolmentThread {
   readonly #watchers: FSWatcher[] = [];
   #survey: NodeJS.Timeout | undefined;
   #kubelet: bigint | undefined;
+  #hasLeft = false;
+  /** Cgroups of daemons: ours, and in a rolling upgrade the one that drains. */
+  #exempt: ReadonlySet<bigint> = new Set();
 
   /** @throws MeshError when the node belongs to another daemon or the kernel refuses. */
   static async start(data: EnrolmentData): Promise<void> {
@@ -118,7 +121,10 @@ class EnrolmentThread {
   #makeFleet(): Fleet {
     const fds = this.#kernel.mapFds();
     return new Fleet(this.#data.workers, {
-      onMask: (mask) => this.#kernel.setWorkers(mask, this.#data.workers),
+      onMask: (mask) => {
+        // After an uninstall there is no map to write to.
+        if (!this.#hasLeft) this.#kernel.setWorkers(mask, this.#data.workers);
+      },
       onChange: () => this.#enrolment.poke(),
       onEmpty: (index) => {
         this.#fleet.send(index, { type: 'kernel', ...fds });
@@ -141,7 +147,7 @@ class EnrolmentThread {
         fleet: this.#fleet,
         ports: { min: config.listenerPortMin, max: config.listenerPortMax },
         maxPending: config.maxPendingPerPod,
-        isOwnCgroup: (id) => id === this.#kernel.ownCgroup,
+        isOwnCgroup: (id) => this.#exempt.has(id),
       },
       state: this.#state,
       settings,
@@ -184,6 +190,7 @@ class EnrolmentThread {
     await this.#enrolment.leaveAll();
     this.#enrolment.pause();
     clearInterval(this.#survey);
+    this.#hasLeft = true;
     this.#kernel.removeAll();
     this.#tell({ type: 'left' });
   }
@@ -236,7 +243,8 @@ class EnrolmentThread {
   }
 
   #lookAround(): void {
-    this.#findKubelet();
+    this.#exempt = new Set(this.#kernel.exempt());
+    if (!this.#owner.hasYielded) this.#findKubelet();
     this.#tell({ type: 'kernel-counters', counters: this.#kernel.counters() });
   }
 

@@ -211,6 +211,15 @@ describe('where a meshed pod’s connections go', { timeout: 300_000 }, () => {
     const endpoints = [{ ip: outside.ip, node: undefined, pod: undefined }];
     const service = await serve({ name: 'legacy', endpoints }, {});
     assert.equal((await ask(service.ip, 80, answered)).name, 'outside');
+    await until('the Service to be known', async () => {
+      await ask(service.ip, 80, answered);
+      return shop.daemon1
+        .accessRecords()
+        .some(
+          (record) =>
+            record['dst.addr'] === `${service.ip}:80` && record['reason'] === 'PASSTHROUGH_UNMANAGED_SERVICE',
+        );
+    });
     const found = await recordOf(`${service.ip}:80`, 'PASSTHROUGH_UNMANAGED_SERVICE');
     assert.deepEqual([found['security'], found['dst.hbone_addr']], ['none', undefined]);
   });
