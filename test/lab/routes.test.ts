@@ -293,7 +293,7 @@ describe('where a meshed pod’s connections go', { timeout: 300_000 }, () => {
     const reply = await stranger.request(server.ip, 8080);
     assert.equal(reply.status, 200);
     assert.equal(reply.peer, reply.result.local);
-    const found = await daemon2.waitForAccess('its record', (one) => one['src.workload'] === 'stranger');
+    const found = await daemon2.waitForAccess('its record', (one) => one['src.addr'] === reply.result.local);
     assert.deepEqual([found['reason'], found['src.identity']], ['PLAINTEXT_ACCEPTED', undefined]);
   });
 
