@@ -105,7 +105,8 @@ describe('the other node vanishes mid-stream', { timeout: 300_000 }, () => {
     const [quiet, busy] = await Promise.all(open.map((sending) => sending.result(30_000)));
     // The app had read all of the quiet one: its kernel ends that in order.
     assert.notEqual(quiet?.end, 'timeout', JSON.stringify(quiet));
-    assert.equal(busy?.error, 'ECONNRESET', JSON.stringify({ ...busy, head: '' }));
+    // EPIPE when the pod's kernel found time for a FIN before its reset.
+    assert.match(busy?.error ?? '', /^(ECONNRESET|EPIPE)$/, JSON.stringify({ ...busy, head: '' }));
     const fresh = (): LogRecord[] =>
       daemon1
         .accessRecords()
