@@ -57,7 +57,9 @@ describe('a daemon killed and started again, with its pods in every state', { ti
       await withoutPayload(sink, () => pod.send(joining.ip, 8080, { first, timeoutMs: 1_000 })).then((out) =>
         assert.notEqual(out.error, '', `${pod.name} got out`),
       );
-    assert.ok((await joining.request(client.ip, 8080)).result.connected, 'an unpromised pod was closed');
+    // Nobody listens there: the far side's reset says that the way was open; the others are our own side's words.
+    const { error } = (await joining.request(client.ip, 8080)).result;
+    assert.doesNotMatch(error, /EPERM|ECONNREFUSED|ETIMEDOUT/, 'an unpromised pod was closed');
   });
 
   it('started again: enrolled ones are so at once and never join, joining ones join, opening ones open', async () => {
