@@ -103,6 +103,23 @@ export const KNOBS = {
     'node',
     'Folder of YAML that is the cluster; without it the Kubernetes API is used',
   ),
+  kubeconfig: knob(
+    text,
+    '',
+    'path',
+    'node',
+    'How to reach the Kubernetes API; empty means as a pod does (service account)',
+  ),
+  podName: knob(text, '', '', 'node', "Name of the daemon's own pod, where it has one"),
+  podNamespace: knob(text, 'culvert-system', '', 'node', "Namespace of the daemon's own pod and of the CA"),
+  podUid: knob(text, '', '', 'node', "UID of the daemon's own pod, where it has one"),
+  daemonSet: knob(
+    text,
+    'culvert',
+    '',
+    'node',
+    'Name of the DaemonSet: at SIGTERM, gone means uninstall, there means upgrade',
+  ),
   stateDir: knob(
     text,
     '/run/culvert',
@@ -313,7 +330,27 @@ export const KNOBS = {
   ),
 
   trustDomain: knob(trustDomain, 'cluster.local', '', 'identity', 'Trust domain of every identity'),
-  certSource: knob(oneOf('local'), 'local', '', 'identity', 'Where certificates come from'),
+  certSource: knob(
+    oneOf('', 'local', 'kubernetes-csr', 'cert-manager'),
+    '',
+    '',
+    'identity',
+    'Where certificates come from; empty means local with clusterDir, else kubernetes-csr',
+  ),
+  certIssuer: knob(
+    text,
+    '',
+    'Kind/name',
+    'identity',
+    'Source cert-manager: Issuer/name (in our own namespace) or ClusterIssuer/name',
+  ),
+  certIssuerBundle: knob(
+    text,
+    '',
+    'Kind/namespace/name/key',
+    'identity',
+    "Source cert-manager: where the issuer's trust bundle is, such as Secret/cert-manager/root-ca/ca.crt",
+  ),
   caDir: knob(
     text,
     '/var/lib/culvert/ca',

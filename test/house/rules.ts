@@ -4,6 +4,7 @@ import type { Import, Source } from './sources.ts';
 /** The only files that join the rooms. */
 const JOINERS: ReadonlySet<string> = new Set([
   'daemon/main.ts',
+  'daemon/ca.ts',
   'daemon/proxy/worker.ts',
   'daemon/capture/thread.ts',
 ]);
@@ -14,18 +15,20 @@ const ALLOWED: Readonly<Record<string, readonly string[]>> = {
   config: ['errors', 'mesh'],
   mesh: ['errors'],
   observe: ['errors', 'mesh', 'types of config'],
-  cluster: ['errors', 'mesh', 'observe', 'types of config'],
-  identity: ['errors', 'mesh', 'observe', 'types of config'],
+  kube: ['errors', 'observe', 'types of config'],
+  cluster: ['errors', 'mesh', 'observe', 'kube', 'types of config'],
+  identity: ['errors', 'mesh', 'observe', 'kube', 'types of config'],
   capture: ['errors', 'mesh', 'observe', 'native/hot', 'types of config'],
   proxy: ['errors', 'mesh', 'observe', 'native/hot', 'types of config'],
-  admin: ['errors', 'mesh', 'observe', 'types of config'],
-  cli: ['errors', 'mesh', 'config', 'version'],
+  admin: ['errors', 'mesh', 'observe', 'kube', 'types of config'],
+  cli: ['errors', 'mesh', 'config', 'version', 'kube'],
 };
 
 /** What `culvert` loads when a command is called, and may not import otherwise. */
 const LAZY: Readonly<Record<string, readonly string[]>> = {
   'daemon/cli/entry-points.ts': [
     'daemon/main.ts',
+    'daemon/ca.ts',
     'daemon/capture/preflight.ts',
     'daemon/capture/cleanup.ts',
   ],
@@ -37,7 +40,7 @@ const PACKAGE_HOMES: readonly (readonly [RegExp, string])[] = [
   [/^prom-client$/, 'daemon/observe/metrics.ts'],
   [/^pino$/, 'daemon/observe/log.ts'],
   [/^commander$/, 'daemon/cli/'],
-  [/^@kubernetes\/client-node/, 'daemon/cluster/'],
+  [/^@kubernetes\/client-node/, 'daemon/kube/'],
 ];
 
 /** `daemon/mesh/policy/x.ts` → `mesh`; `daemon/config.ts` → `config`; `native/hot/x.ts` → `native/hot`. */
