@@ -18,6 +18,8 @@ export interface ApiRequest {
   readonly body?: unknown;
   /** With PATCH only. */
   readonly patch?: PatchType;
+  /** Default: `application/json`. */
+  readonly accept?: string;
   readonly signal?: AbortSignal;
 }
 
@@ -38,9 +40,14 @@ export class KubeError extends Error {
   }
 }
 
+/** The body of a 2xx answer, as it comes; iterating throws KubeError when it breaks off. Disposing ends it, silently. */
+export interface ApiStream extends AsyncIterable<Uint8Array>, Disposable {}
+
 export interface KubeApi {
   /** One request; its answer's JSON, not yet checked. Bounded in time and size. @throws KubeError */
   request(request: ApiRequest): Promise<unknown>;
+  /** One request whose answer goes on (a watch); bounded in time until it begins only. @throws KubeError */
+  stream(request: ApiRequest): Promise<ApiStream>;
 }
 
 /** One change of a watched collection. `key` is `namespace/name`, or `name` of cluster-scoped objects. */
@@ -58,6 +65,8 @@ export interface Watched<T> extends AsyncDisposable {
   readonly items: ReadonlyMap<string, T>;
   /** ms since the server was heard last (an event, a bookmark, a list); for the staleness metric. */
   stalenessMs(): number;
+  /** What keeps it from being current, in one sentence; undefined while all is well. */
+  problem(): string | undefined;
 }
 
 /** What to watch. */
@@ -67,8 +76,13 @@ export interface WatchOptions<T> {
   readonly path: string;
   readonly fieldSelector?: string;
   readonly labelSelector?: string;
-  /** From an object's JSON to what is kept of it; undefined: not kept. Must not keep references into the JSON. */
+  /**
+   * From an object's JSON to what is kept of it; undefined: not kept. When it throws, the object stays as it was, and
+   * that is a problem. Must not keep references into the JSON.
+   */
   readonly decode: (object: unknown) => T | undefined;
   /** Whether two values mean the same: nothing is told then. Default: deep equality. */
   readonly isSame?: (a: T, b: T) => boolean;
+  /** Something that went wrong and was survived, in one sentence: to be counted, and logged. */
+  readonly onProblem?: (reason: string) => void;
 }
