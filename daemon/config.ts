@@ -284,6 +284,13 @@ export const KNOBS = {
     'limits',
     'TLS handshakes in flight per pod and worker',
   ),
+  maxHandshakesPerSource: knob(
+    integer(1, 100_000),
+    '16',
+    'handshakes',
+    'limits',
+    'TLS handshakes in flight per source address, pod and worker; one address may have half of maxHandshakes in all',
+  ),
   maxHeld: knob(
     integer(1, 1_000_000),
     '4096',

@@ -179,6 +179,45 @@ test('handshakes in flight are limited, and the places come back', async () => {
   assert.ok((await wire.tunnels.open(wire.request())).ok);
 });
 
+test('a source address that floods handshakes keeps no other from the pod, and its places come back', async () => {
+  await using wire = await openWire({ maxHandshakesPerSource: 3, maxHandshakesPerPod: 8 });
+  const flood: Socket[] = [];
+  const connect = (): Socket => {
+    const socket = connectTcp({ port: wire.port, host: '127.0.0.1', localAddress: '127.0.0.66' });
+    socket.on('error', () => undefined);
+    flood.push(socket);
+    return socket;
+  };
+  for (let place = 0; place < 3; place++) connect();
+  while (wire.accepted.length < 3) await new Promise((resolve) => setImmediate(resolve));
+  for (let beyond = 0; beyond < 20; beyond++) {
+    const refusal = wire.nextRefusal();
+    connect();
+    assert.equal((await refusal).reason, 'HANDSHAKE_LIMIT');
+  }
+  assert.equal(wire.server.handshakes, 3);
+  assert.ok((await wire.tunnels.open(wire.request())).ok, 'another source was kept out');
+  const released = Promise.all([wire.nextRefusal(), wire.nextRefusal(), wire.nextRefusal()]);
+  for (const socket of flood) socket.destroy();
+  await released;
+  const again = wire.accepted.length;
+  connect();
+  while (wire.accepted.length === again) await new Promise((resolve) => setImmediate(resolve));
+  assert.equal(wire.server.handshakes, 1);
+});
+
+test('one source address has at most half of the handshakes of a worker, whatever pods it dials', async () => {
+  await using wire = await openWire({ maxHandshakes: 4, maxHandshakesPerSource: 3 });
+  const flood = [0, 1, 2].map(() => {
+    const socket = connectTcp({ port: wire.port, host: '127.0.0.1', localAddress: '127.0.0.66' });
+    socket.on('error', () => undefined);
+    return socket;
+  });
+  assert.equal((await wire.nextRefusal()).reason, 'HANDSHAKE_LIMIT');
+  assert.equal(wire.server.handshakes, 2);
+  for (const socket of flood) socket.destroy();
+});
+
 test('our client refuses a server of the right root and the wrong identity', async () => {
   await using wire = await openWire();
   const seen = forbidConnects(wire);

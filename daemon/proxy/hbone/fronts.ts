@@ -17,12 +17,15 @@ export interface Proven {
 }
 
 interface Handshake {
-  readonly podUid: PodUid;
+  /** The counts that it is part of. */
+  readonly places: readonly string[];
   readonly done: (outcome: Proven | Refusal) => void;
 }
 
 /** Service accounts on one node that have a tls.Server ready; beyond, the one used longest ago is made again. */
 const MAX_FRONTS = 1_024;
+/** One source address may have one part in so many of a worker's handshakes, whatever pods it dials. */
+const SOURCE_SHARE = 2;
 
 export class TlsFronts {
   readonly #config: HboneConfig;
@@ -30,7 +33,8 @@ export class TlsFronts {
   /** In order of use, oldest first. */
   readonly #fronts = new Map<SpiffeId, { readonly identity: LocalIdentity; readonly server: Server }>();
   readonly #pending = new Map<Socket, Handshake>();
-  readonly #perPod = new Map<PodUid, number>();
+  /** By pod, by source address, by both: no source may keep the others from a pod, nor a pod the others. */
+  readonly #counts = new Map<string, number>();
 
   constructor(config: HboneConfig, identities: Pick<Identities, 'verifyPeer'>) {
     this.#config = config;
@@ -48,21 +52,42 @@ export class TlsFronts {
     pod: { readonly podUid: PodUid; readonly identity: LocalIdentity },
     done: (outcome: Proven | Refusal) => void,
   ): void {
-    const ofPod = this.#perPod.get(pod.podUid) ?? 0;
-    if (this.#pending.size >= this.#config.maxHandshakes || ofPod >= this.#config.maxHandshakesPerPod) {
+    const places = this.#takePlaces(pod.podUid, raw.remoteAddress ?? '');
+    if (places === undefined) {
       done(refusal('HANDSHAKE_LIMIT'));
       return;
     }
     // A peer that hangs up during the handshake is gone; half-open, its place would be held until the timeout.
     raw.allowHalfOpen = false;
-    this.#perPod.set(pod.podUid, ofPod + 1);
-    this.#pending.set(raw, { podUid: pod.podUid, done });
+    this.#pending.set(raw, { places, done });
     // Whatever node reports, or does not: a closed socket has no handshake in flight. Node's report, which comes after
     // this event, knows more.
     raw.once('close', () => {
       setImmediate(() => this.#finish(raw, refusal('TLS_HANDSHAKE_FAILED', 'closed by the peer')));
     });
     this.#frontOf(pod.identity).emit('connection', raw);
+  }
+
+  /** One more handshake of `source` with the pod, or undefined when that is too many. */
+  #takePlaces(pod: PodUid, source: string): readonly string[] | undefined {
+    const { maxHandshakes, maxHandshakesPerPod, maxHandshakesPerSource } = this.#config;
+    if (this.#pending.size >= maxHandshakes) return undefined;
+    const limits: readonly (readonly [string, number])[] = [
+      [pod, maxHandshakesPerPod],
+      [source, Math.ceil(maxHandshakes / SOURCE_SHARE)],
+      [`${pod} ${source}`, maxHandshakesPerSource],
+    ];
+    if (limits.some(([place, most]) => (this.#counts.get(place) ?? 0) >= most)) return undefined;
+    for (const [place] of limits) this.#counts.set(place, (this.#counts.get(place) ?? 0) + 1);
+    return limits.map(([place]) => place);
+  }
+
+  #givePlaces(places: readonly string[]): void {
+    for (const place of places) {
+      const left = (this.#counts.get(place) ?? 1) - 1;
+      if (left === 0) this.#counts.delete(place);
+      else this.#counts.set(place, left);
+    }
   }
 
   #frontOf(identity: LocalIdentity): Server {
@@ -120,9 +145,7 @@ export class TlsFronts {
     const handshake = raw === undefined ? undefined : this.#pending.get(raw);
     if (raw === undefined || handshake === undefined) return;
     this.#pending.delete(raw);
-    const left = (this.#perPod.get(handshake.podUid) ?? 1) - 1;
-    if (left === 0) this.#perPod.delete(handshake.podUid);
-    else this.#perPod.set(handshake.podUid, left);
+    this.#givePlaces(handshake.places);
     handshake.done(outcome);
   }
 }

@@ -19,6 +19,7 @@ export type HboneConfig = Pick<
   | 'pingTimeout'
   | 'maxHandshakes'
   | 'maxHandshakesPerPod'
+  | 'maxHandshakesPerSource'
   | 'maxStreamsPerTunnel'
   | 'maxStreamsServed'
   | 'maxTunnelsPerPod'
