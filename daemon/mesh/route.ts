@@ -69,7 +69,8 @@ function toPod(
   service: Service | undefined,
 ): RouteVerdict {
   if (workload.uid === source.uid) return toSelf(source, ip, port, service);
-  const labelled = state.isLabelled(workload);
+  // Not knowing is no 'no': only a label that was read as absent lets a pod be dialled as one outside the mesh.
+  const labelled = state.labelling(workload) !== 'absent';
   const tunnel = whyTunnel(state, workload, labelled);
   const pod = `pod ${workload.namespace}/${workload.name}`;
   // Inbound 15008 of a meshed pod is the tunnel's own port: carried inside one it would come back to us.
@@ -90,7 +91,7 @@ function toPod(
   if (mode(state, workload, port) === 'strict') return toStrict(state, workload, service);
   return clear(
     'PASSTHROUGH_NOT_ENROLLED',
-    `${pod} is labelled and takes plaintext, and is not enrolled (${stateOf(state, workload)})`,
+    `${pod} is ${state.isLabelled(workload) ? 'labelled' : 'of a namespace not read yet'} and takes plaintext, and is not enrolled (${stateOf(state, workload)})`,
     { workload, address: ip, port },
     service,
   );
@@ -201,7 +202,7 @@ function toUnmanaged(
 }
 
 function demandsMtls(state: MeshState, workload: Workload, port: Port): boolean {
-  return state.isLabelled(workload) && mode(state, workload, port) === 'strict';
+  return mode(state, workload, port) === 'strict';
 }
 
 function* toCandidates(

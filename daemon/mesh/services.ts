@@ -189,10 +189,12 @@ function heaviest(targets: readonly Target[], from: number, client: number): num
 function classify(state: MeshState, { endpoint, port }: Target): Candidate | undefined {
   const { ip, podUid } = endpoint;
   const named = podUid === undefined ? undefined : state.workload(podUid);
-  // A slice's word alone does not make an address a node's: the pod must have it.
-  if (named?.hostNetwork === true)
-    return named.ips.includes(ip) ? { kind: 'host', ip, port, workload: named } : undefined;
   const owner = state.workloadByIp(ip);
+  // A slice's word alone does not make an address a node's: the pod must have it, and no pod with a network of its own.
+  if (named?.hostNetwork === true)
+    return owner === undefined && named.ips.includes(ip)
+      ? { kind: 'host', ip, port, workload: named }
+      : undefined;
   if (owner !== undefined)
     return podUid === undefined || podUid === owner.uid
       ? { kind: 'pod', ip, port, workload: owner }

@@ -1,7 +1,7 @@
 /**
  * The cluster as one thread knows it: what the deltas said, indexed for the questions that decisions ask. Every
- * thread holds its own copy and feeds it the same deltas. Apart from `wasEnrolled` the answers depend only on the
- * present objects, never on the order in which they came.
+ * thread holds its own copy and feeds it the same deltas. Apart from `wasEnrolled`, and from a namespace whose object
+ * went before its pods did, the answers depend only on the present objects, never on the order in which they came.
  */
 import type { Ip, PodUid, Port } from './ids.ts';
 import type {
@@ -16,9 +16,18 @@ import type {
 } from './model.ts';
 import { RangeSet } from './ranges.ts';
 
+/**
+ * What is known of a pod's mesh label, its own before its namespace's. `unread`: its own says nothing, and its
+ * namespace's object has never been seen. That is not the same as a namespace without the label: a label counts as
+ * taken off only when the object was read and does not have it.
+ */
+export type Labelling = 'enabled' | 'absent' | 'unread';
+
 export class MeshState {
   readonly settings: MeshSettings;
   readonly #namespaces = new Map<string, NamespaceInfo>();
+  /** Whose object is gone, while pods of it are there: Kubernetes deletes these first. They keep what it said last. */
+  readonly #goneNamespaces = new Set<string>();
   readonly #nodes = new Map<string, NodeInfo>();
   readonly #workloads = new Map<PodUid, Workload>();
   readonly #services = new Map<string, Service>();
@@ -57,6 +66,7 @@ export class MeshState {
     for (const [key, value] of this.#namespaces) deltas.push({ kind: 'namespace', key, value });
     for (const [key, value] of this.#nodes) deltas.push({ kind: 'node', key, value });
     for (const [key, value] of this.#workloads) deltas.push({ kind: 'workload', key, value });
+    for (const key of this.#goneNamespaces) deltas.push({ kind: 'namespace', key, value: undefined });
     for (const [key, value] of this.#services) deltas.push({ kind: 'service', key, value });
     for (const [key, value] of this.#slices) deltas.push({ kind: 'slice', key, value });
     for (const key of this.#onceEnrolled) {
@@ -144,10 +154,27 @@ export class MeshState {
     return this.#published.get(uid);
   }
 
-  /** Whether the pod belongs to the mesh by label: its own label wins over its namespace's. */
+  labelling(workload: Workload): Labelling {
+    const namespace = this.#namespaces.get(workload.namespace);
+    if (workload.meshLabel === undefined && namespace === undefined) return 'unread';
+    return (workload.meshLabel ?? namespace?.meshLabel) === 'enabled' ? 'enabled' : 'absent';
+  }
+
+  /** Whether the pod is known to belong to the mesh by label. */
   isLabelled(workload: Workload): boolean {
-    const label = workload.meshLabel ?? this.#namespaces.get(workload.namespace)?.meshLabel;
-    return label === 'enabled';
+    return this.labelling(workload) === 'enabled';
+  }
+
+  /** Namespaces that pods look to for their label and whose objects are not there, in order of their names. */
+  missingNamespaces(): string[] {
+    const asks = (uid: PodUid): boolean => {
+      const workload = this.#workloads.get(uid);
+      return workload !== undefined && workload.meshLabel === undefined;
+    };
+    return [...this.#uidsByNamespace.keys()]
+      .filter((name) => !this.#namespaces.has(name) || this.#goneNamespaces.has(name))
+      .filter((name) => [...this.#uidsByNamespace.get(name)].some(asks))
+      .sort();
   }
 
   /** Whether the pod's daemon says that it takes tunnels and makes the whole promise. */
@@ -184,9 +211,14 @@ export class MeshState {
   }
 
   #setNamespace(name: string, value: NamespaceInfo | undefined): void {
-    const before = this.#namespaces.get(name)?.meshLabel;
+    const before = this.#namespaces.get(name);
+    if (value === undefined && before !== undefined && this.#uidsByNamespace.has(name)) {
+      this.#goneNamespaces.add(name);
+      return;
+    }
+    this.#goneNamespaces.delete(name);
     put(this.#namespaces, name, value);
-    if (before === value?.meshLabel) return;
+    if (before !== undefined && before.meshLabel === value?.meshLabel) return;
     for (const uid of this.#uidsByNamespace.get(name)) this.#remember(uid);
   }
 
@@ -212,6 +244,12 @@ export class MeshState {
       for (const ip of hostIps(value)) this.#hostAddresses.add(ip, `pod/${uid}`);
     }
     this.#remember(uid);
+    if (
+      old !== undefined &&
+      this.#goneNamespaces.has(old.namespace) &&
+      !this.#uidsByNamespace.has(old.namespace)
+    )
+      this.#setNamespace(old.namespace, undefined);
   }
 
   #setService(key: string, value: Service | undefined): void {
@@ -248,7 +286,7 @@ export class MeshState {
 
   #remember(uid: PodUid): void {
     const workload = this.#workloads.get(uid);
-    if (workload === undefined || !this.isLabelled(workload)) this.#onceEnrolled.delete(uid);
+    if (workload === undefined || this.labelling(workload) === 'absent') this.#onceEnrolled.delete(uid);
     else if (this.isEnrolled(uid)) this.#onceEnrolled.add(uid);
   }
 
@@ -294,6 +332,10 @@ class Index<K, N> {
 
   has(key: K): boolean {
     return this.#sets.has(key);
+  }
+
+  keys(): Iterable<K> {
+    return this.#sets.keys();
   }
 
   add(key: K, name: N): void {

@@ -57,6 +57,8 @@ describe('admit', () => {
   it('takes plaintext by the mode of the pod', () => {
     assert.equal(ask(plain), 'allow PLAINTEXT_ACCEPTED');
     assert.equal(ask(plain, 'strict'), 'refuse PLAINTEXT_DENIED');
+    // Not to have read its namespace is not to have read that it has no label.
+    assert.equal(ask(plain, 'strict', [told.pod(server)]), 'refuse PLAINTEXT_DENIED');
     assert.equal(ask({ ...plain, podState: 'joining' }, 'strict'), 'allow PLAINTEXT_JOINING');
     assert.equal(ask({ ...plain, podState: 'leaving' }, 'strict'), 'allow PLAINTEXT_ACCEPTED');
   });

@@ -111,7 +111,15 @@ describe('route to a pod', () => {
   it("refuses a meshed pod's 15008, which is ours, and passes it to a pod outside the mesh", () => {
     const enrolled = [labelled, told.published(server, 'enrolled')];
     assert.equal(brief(ask(enrolled, '10.244.2.7', { toPort: 15_008 })), 'refuse OWN_LISTENER');
-    assert.equal(ask([], '10.244.2.7', { toPort: 15_008 }).kind, 'passthrough');
+    const unlabelled = [told.namespace('shop', undefined)];
+    assert.equal(ask(unlabelled, '10.244.2.7', { toPort: 15_008 }).kind, 'passthrough');
+  });
+
+  it('takes a pod whose namespace it has not read for one that may be labelled', () => {
+    assert.equal(brief(ask([], '10.244.2.7', { over: strict })), 'hold DESTINATION_STRICT_NOT_ENROLLED');
+    assert.equal(brief(ask([], '10.244.2.7', { toPort: 15_008 })), 'refuse OWN_LISTENER');
+    const once = [told.published(server, 'enrolled'), told.published(server, undefined)];
+    assert.notEqual(ask(once, '10.244.2.7').kind, 'passthrough');
   });
 
   it('keeps a connection to the own address inside the pod, but not to our own listeners there', () => {
@@ -256,6 +264,9 @@ describe('route to a Service', () => {
     const host = pod('host', '172.16.0.2', { hostNetwork: true });
     const lie = told.slice(slice('web-1', 'web', [endpoint(host, { ip: ip('10.244.2.200') })]));
     assert.equal(brief(toWeb([told.pod(host), lie])), 'refuse NO_ENDPOINTS');
+    const shared = pod('shared', '10.244.2.7', { hostNetwork: true });
+    const both = [...enrolled, told.pod(shared), told.slice(slice('web-1', 'web', [endpoint(shared)]))];
+    assert.equal(brief(toWeb(both)), 'refuse NO_ENDPOINTS');
   });
 });
 

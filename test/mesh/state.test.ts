@@ -45,10 +45,22 @@ function answers(state: MeshState): unknown {
   };
 }
 
-/** The last word on each object. */
+/** The last word on each object; a namespace's counts, when it is gone, while pods of it are there. */
 function finalObjects(deltas: readonly Delta[]): Delta[] {
   const last = new Map<string, Delta>();
-  for (const delta of deltas) last.set(`${delta.kind} ${delta.key}`, delta);
+  const going = new Set<string>();
+  for (const delta of deltas) {
+    const key = `${delta.kind} ${delta.key}`;
+    const isGoing = delta.kind === 'namespace' && delta.value === undefined && last.has(key);
+    if (isGoing) going.add(delta.key);
+    else last.set(key, delta);
+    if (delta.kind === 'namespace' && !isGoing) going.delete(delta.key);
+    const lived = new Set(
+      [...last.values()].map(({ kind, value }) => kind === 'workload' && value?.namespace),
+    );
+    for (const name of going) if (!lived.has(name)) last.delete(`namespace ${name}`);
+    for (const name of going) if (!lived.has(name)) going.delete(name);
+  }
   return [...last.values()].filter(({ value }) => value !== undefined);
 }
 
@@ -91,7 +103,7 @@ describe('MeshState', () => {
           state.apply([delta]);
           for (const uid of ALL_UIDS) {
             const workload = state.workload(uid);
-            if (workload === undefined || !state.isLabelled(workload)) once.delete(uid);
+            if (workload === undefined || state.labelling(workload) === 'absent') once.delete(uid);
             else if (state.isEnrolled(uid)) once.add(uid);
             assert.equal(state.wasEnrolled(uid), once.has(uid));
           }
@@ -125,7 +137,45 @@ describe('MeshState', () => {
     assert.equal(state.isLabelled(pod('a', '10.244.1.1', { meshLabel: 'disabled' })), false);
     assert.equal(state.isLabelled(pod('a', '10.244.1.1', { namespace: 'bank' })), false);
     assert.equal(state.isLabelled(pod('a', '10.244.1.1', { namespace: 'bank', meshLabel: 'enabled' })), true);
-    assert.equal(state.isLabelled(pod('a', '10.244.1.1', { namespace: 'nowhere' })), false);
+  });
+
+  it('tells a namespace that it has not read from one without the label', () => {
+    const own = pod('own', '10.244.1.3', { meshLabel: 'disabled' });
+    const silent = pod('silent', '10.244.1.1');
+    const state = stateOf([told.pod(silent), told.pod(own), told.published(silent, 'enrolled')]);
+    assert.equal(state.labelling(silent), 'unread');
+    assert.equal(state.isLabelled(silent), false);
+    assert.equal(state.wasEnrolled(silent.uid), true);
+    assert.equal(state.labelling(own), 'absent');
+    assert.deepEqual(state.missingNamespaces(), ['shop']);
+    state.apply([told.namespace('shop', undefined)]);
+    assert.equal(state.labelling(silent), 'absent');
+    assert.equal(state.wasEnrolled(silent.uid), false);
+    assert.deepEqual(state.missingNamespaces(), []);
+  });
+
+  it('keeps the label of a namespace that is gone while pods of it are there, and no longer', () => {
+    const [a, b] = [pod('a', '10.244.1.1'), pod('b', '10.244.1.2')];
+    const gone: Delta = { kind: 'namespace', key: 'shop', value: undefined };
+    const state = stateOf([told.namespace('shop', 'enabled'), told.pod(a), told.pod(b), gone]);
+    for (const each of [state, stateOf(state.snapshot())]) {
+      assert.equal(each.labelling(a), 'enabled');
+      assert.deepEqual(each.missingNamespaces(), ['shop']);
+      each.apply([told.noPod(a)]);
+      assert.equal(each.labelling(b), 'enabled');
+      each.apply([told.noPod(b)]);
+      assert.equal(each.labelling(b), 'unread');
+      assert.equal(each.namespace('shop'), undefined);
+    }
+  });
+
+  it('believes a namespace that is back without its label', () => {
+    const a = pod('a', '10.244.1.1');
+    const gone: Delta = { kind: 'namespace', key: 'shop', value: undefined };
+    const state = stateOf([told.namespace('shop', 'enabled'), told.pod(a), gone]);
+    state.apply([told.namespace('shop', undefined)]);
+    assert.equal(state.labelling(a), 'absent');
+    assert.deepEqual(state.missingNamespaces(), []);
   });
 
   it('ignores a published state that names another pod', () => {
