@@ -22,7 +22,13 @@ export interface ChainOptions {
 }
 
 export type ChainVerdict =
-  | { readonly ok: true; readonly id: SpiffeId; readonly leaf: X509Certificate }
+  | {
+      readonly ok: true;
+      readonly id: SpiffeId;
+      readonly leaf: X509Certificate;
+      /** The trust anchor that it was found to chain to. */
+      readonly root: X509Certificate;
+    }
   | {
       readonly ok: false;
       readonly reason: 'PEER_CERTIFICATE_INVALID' | 'PEER_TRUST_DOMAIN';
@@ -63,7 +69,8 @@ export function verifyChain(
       checksLeft: MAX_CHECKS,
       wrong: undefined,
     };
-    if (reachesRoot(leaf, [leaf], search)) return { ok: true, id: verdict.id, leaf };
+    const root = rootOf(leaf, [leaf], search);
+    if (root !== undefined) return { ok: true, id: verdict.id, leaf, root };
     return invalid(search.wrong ?? 'it does not chain to any of the roots');
   } catch (error) {
     return invalid(`the chain can not be used: ${excerpt(error)}`);
@@ -94,17 +101,20 @@ interface Search {
 }
 
 /** Depth-first over at most 8 levels; `path` is leaf first and ends with `subject`. */
-function reachesRoot(subject: X509Certificate, path: readonly X509Certificate[], search: Search): boolean {
-  if (path.length >= MAX_DEPTH) return false;
-  return (
-    search.roots.some((root) => isSelfSigned(root) && issued(root, subject, path, search)) ||
-    search.intermediates.some(
-      (issuer) =>
-        !path.includes(issuer) &&
-        issued(issuer, subject, path, search) &&
-        reachesRoot(issuer, [...path, issuer], search),
-    )
-  );
+function rootOf(
+  subject: X509Certificate,
+  path: readonly X509Certificate[],
+  search: Search,
+): X509Certificate | undefined {
+  if (path.length >= MAX_DEPTH) return undefined;
+  const anchor = search.roots.find((root) => isSelfSigned(root) && issued(root, subject, path, search));
+  if (anchor !== undefined) return anchor;
+  for (const issuer of search.intermediates) {
+    if (path.includes(issuer) || !issued(issuer, subject, path, search)) continue;
+    const root = rootOf(issuer, [...path, issuer], search);
+    if (root !== undefined) return root;
+  }
+  return undefined;
 }
 
 function isSelfSigned(root: X509Certificate): boolean {

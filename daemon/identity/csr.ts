@@ -96,23 +96,30 @@ function judgeCsr(request: CertificationRequest): CsrVerdict {
   if (raw === undefined || !verify('sha256', Buffer.from(raw), publicKey, Buffer.from(request.signature)))
     return refused('its signature is wrong');
   if (info.subject.length > 0) return refused('its subject is not empty');
-  const id = requestedId(info.attributes);
-  return id === undefined
-    ? refused('it does not ask for exactly one Istio identity')
-    : { ok: true, id, publicKey };
+  const asked = requestedId(info.attributes);
+  return asked.ok
+    ? { ok: true, id: asked.id, publicKey }
+    : refused(`it does not ask for exactly one Istio identity: ${asked.why}`);
 }
 
-function requestedId(attributes: Attributes): SpiffeId | undefined {
+type Asked = { readonly ok: true; readonly id: SpiffeId } | { readonly ok: false; readonly why: string };
+
+function requestedId(attributes: Attributes): Asked {
+  const not = (why: string): Asked => ({ ok: false, why });
   const [attribute, ...otherAttributes] = attributes;
   const [value, ...otherValues] = attribute?.values ?? [];
-  if (attribute?.type !== EXTENSION_REQUEST || otherAttributes.length > 0) return undefined;
-  if (value === undefined || otherValues.length > 0) return undefined;
+  if (attribute?.type !== EXTENSION_REQUEST || value === undefined) return not('it asks for no extension');
+  if (otherAttributes.length > 0 || otherValues.length > 0) return not('it has further attributes');
   const [extension, ...otherExtensions] = AsnConvert.parse(value, Extensions);
-  if (extension?.extnID !== id_ce_subjectAltName || otherExtensions.length > 0) return undefined;
-  if (!isDer(new Uint8Array(extension.extnValue.buffer))) return undefined;
+  if (extension?.extnID !== id_ce_subjectAltName || otherExtensions.length > 0)
+    return not('it asks for other extensions than one subject alternative name');
+  if (!isDer(new Uint8Array(extension.extnValue.buffer))) return not('its name is not one DER value');
   const [name, ...otherNames] = AsnConvert.parse(extension.extnValue.buffer, SubjectAlternativeName);
   const uri = name?.uniformResourceIdentifier;
-  return uri === undefined || otherNames.length > 0 ? undefined : parseSpiffeId(uri);
+  if (otherNames.length > 0) return not('it has several names');
+  if (uri === undefined) return not('its name is not a URI');
+  const id = parseSpiffeId(uri);
+  return id === undefined ? not(`${excerpt(uri)} is none`) : { ok: true, id };
 }
 
 function refused(detail: string): CsrVerdict {
