@@ -1,0 +1,219 @@
+/**
+ * Where the API server is and how to prove who we are, as kubectl and pods know it. Only the light modules of
+ * @kubernetes/client-node: its KubeConfig takes 82 MB resident for what these do in 8.
+ */
+import { readFileSync } from 'node:fs';
+import type { RequestOptions } from 'node:https';
+import { isIPv6 } from 'node:net';
+import { dirname, resolve } from 'node:path';
+import { newClusters, newContexts, newUsers } from '@kubernetes/client-node/dist/config_types.js';
+import type { Cluster, User } from '@kubernetes/client-node/dist/config_types.js';
+import { ExecAuth } from '@kubernetes/client-node/dist/exec_auth.js';
+import { FileAuth } from '@kubernetes/client-node/dist/file_auth.js';
+import { parse } from 'yaml';
+import { z } from 'zod';
+import { MeshError } from '../errors.ts';
+
+/** What one request carries. */
+export interface Credentials {
+  /** PEM; a new value means new connections. */
+  readonly ca: string | undefined;
+  readonly cert: string | undefined;
+  readonly key: string | undefined;
+  /** Never to be logged. */
+  readonly authorization: string | undefined;
+  readonly impersonate: string | undefined;
+}
+
+/** One API server and one user of it. */
+export interface Access {
+  /** `https://host:port[/prefix]`, no slash at the end. */
+  readonly server: string;
+  /** Name in the server's certificate, where it is not the host. */
+  readonly serverName: string | undefined;
+  /** What to send now: files and plugins are asked again when they may have changed. @throws MeshError CONFIG_INVALID */
+  credentials(): Promise<Credentials>;
+  /** The server did not take the token: the next `credentials` is fresh. */
+  renew(): void;
+}
+
+const ACCOUNT = '/var/run/secrets/kubernetes.io/serviceaccount';
+/** Files are read again after this long; kubelets renew a token at four fifths of its life. */
+const FILE_AGE_MS = 60_000;
+const PLUGIN_LIMIT_MS = 60_000;
+
+const kubeconfigSchema = z.object({
+  clusters: z.array(z.unknown()).nullish(),
+  contexts: z.array(z.unknown()).nullish(),
+  users: z.array(z.looseObject({ name: z.string(), user: z.looseObject({}).nullish() })).nullish(),
+  'current-context': z.string().nullish(),
+});
+
+/**
+ * Access by the kubeconfig file at `path`; '' means: as a pod's service account.
+ * @param env where KUBERNETES_SERVICE_HOST and _PORT are, which the kubelet sets in every pod.
+ * @throws MeshError CONFIG_INVALID naming what is missing or not supported.
+ */
+export function openAccess(
+  path: string,
+  env: Readonly<Record<string, string | undefined>>,
+  accountFolder = ACCOUNT,
+): Access {
+  return path === '' ? fromPod(env, accountFolder) : fromFile(path);
+}
+
+function fromPod(env: Readonly<Record<string, string | undefined>>, folder: string): Access {
+  const host = env['KUBERNETES_SERVICE_HOST'];
+  const port = env['KUBERNETES_SERVICE_PORT'];
+  if (host === undefined || port === undefined)
+    throw invalid('this is no pod (KUBERNETES_SERVICE_HOST is not set); give a kubeconfig, or --cluster-dir');
+  return new ServerAccess(
+    {
+      name: 'pod',
+      server: `https://${isIPv6(host) ? `[${host}]` : host}:${port}`,
+      skipTLSVerify: false,
+      caFile: `${folder}/ca.crt`,
+    },
+    tokenFileUser('pod', `${folder}/token`),
+  );
+}
+
+function fromFile(path: string): Access {
+  const { cluster, user } = readKubeconfig(path);
+  if (cluster.skipTLSVerify)
+    throw invalid(
+      `${path}: insecure-skip-tls-verify is set: anyone could pose as the API server; give its certificate-authority`,
+    );
+  if (!cluster.server.startsWith('https://'))
+    throw invalid(`${path}: the server ${cluster.server} is not https`);
+  if (cluster.proxyUrl) throw invalid(`${path}: proxy-url is not supported`);
+  const provider: unknown = user.authProvider;
+  if (provider && !new FileAuth().isAuthProvider(user))
+    throw invalid(`${path}: auth-provider is not supported; use an exec plugin, a token or a certificate`);
+  const from = (file: string | undefined): string | undefined => file && resolve(dirname(path), file);
+  // client-node leaves what is not there undefined or null.
+  return new ServerAccess(
+    { ...cluster, ...(cluster.caFile ? { caFile: from(cluster.caFile) ?? '' } : {}) },
+    {
+      ...user,
+      ...(user.certFile ? { certFile: from(user.certFile) ?? '' } : {}),
+      ...(user.keyFile ? { keyFile: from(user.keyFile) ?? '' } : {}),
+    },
+  );
+}
+
+/** The cluster and the user of the current context. */
+function readKubeconfig(path: string): { cluster: Cluster; user: User } {
+  try {
+    const file = kubeconfigSchema.parse(parse(readFileSync(path, 'utf8')));
+    const context = newContexts(file.contexts).find(({ name }) => name === file['current-context']);
+    const cluster = newClusters(file.clusters).find(({ name }) => name === context?.cluster);
+    const user = newUsers(file.users).find(({ name }) => name === context?.user);
+    if (context === undefined) throw new Error(`there is no context "${file['current-context'] ?? ''}"`);
+    if (cluster === undefined) throw new Error(`there is no cluster "${context.cluster}"`);
+    const raw = file.users?.find(({ name }) => name === context.user)?.user;
+    const tokenFile: unknown = raw?.['tokenFile'];
+    if (typeof tokenFile === 'string')
+      return { cluster, user: tokenFileUser(context.user, resolve(dirname(path), tokenFile)) };
+    return { cluster, user: user ?? { name: 'nobody' } };
+  } catch (cause) {
+    const why = cause instanceof Error ? cause.message : String(cause);
+    throw invalid(`the kubeconfig ${path} can't be used: ${why.slice(0, 300)}`, cause);
+  }
+}
+
+function tokenFileUser(name: string, tokenFile: string): User {
+  return { name, authProvider: { name: 'tokenFile', config: { tokenFile } } };
+}
+
+class ServerAccess implements Access {
+  readonly server: string;
+  readonly serverName: string | undefined;
+  readonly #cluster: Cluster;
+  readonly #user: User;
+  readonly #files = new Map<string, { readonly text: string; readonly readMs: number }>();
+  #tokenFile = new FileAuth();
+  #plugin = new ExecAuth();
+
+  constructor(cluster: Cluster, user: User) {
+    this.server = cluster.server;
+    // Both come from YAML: absent may be null.
+    this.serverName = cluster.tlsServerName || undefined;
+    this.#cluster = cluster;
+    this.#user = user;
+  }
+
+  async credentials(): Promise<Credentials> {
+    const [cluster, user] = [this.#cluster, this.#user];
+    try {
+      const asked: RequestOptions = { headers: {} };
+      if (this.#tokenFile.isAuthProvider(user)) await this.#tokenFile.applyAuthentication(user, asked);
+      else if (this.#plugin.isAuthProvider(user))
+        await withinLimit(this.#plugin.applyAuthentication(user, asked));
+      return {
+        ca: this.#pem(cluster.caFile, cluster.caData),
+        cert: text(asked.cert) ?? this.#pem(user.certFile, user.certData),
+        key: text(asked.key) ?? this.#pem(user.keyFile, user.keyData),
+        authorization: bearer(asked) ?? ownAuthorization(user),
+        impersonate: user.impersonateUser || undefined,
+      };
+    } catch (cause) {
+      const why = cause instanceof Error ? cause.message : String(cause);
+      throw invalid(`the credentials for ${this.server} can't be had: ${why.slice(0, 300)}`, cause);
+    }
+  }
+
+  renew(): void {
+    this.#tokenFile = new FileAuth();
+    this.#plugin = new ExecAuth();
+    this.#files.clear();
+  }
+
+  /** From base64 in the config, or from a file, which may be replaced while we run; the last good one is kept. */
+  #pem(file: string | undefined, data: string | undefined): string | undefined {
+    if (data) return Buffer.from(data, 'base64').toString();
+    if (!file) return undefined;
+    const known = this.#files.get(file);
+    if (known !== undefined && performance.now() - known.readMs < FILE_AGE_MS) return known.text;
+    try {
+      this.#files.set(file, { text: readFileSync(file, 'utf8'), readMs: performance.now() });
+    } catch (error) {
+      if (known === undefined) throw error;
+    }
+    return this.#files.get(file)?.text;
+  }
+}
+
+function ownAuthorization(user: User): string | undefined {
+  if (user.token) return `Bearer ${user.token.trim()}`;
+  if (!user.username) return undefined;
+  return `Basic ${Buffer.from(`${user.username}:${user.password ?? ''}`).toString('base64')}`;
+}
+
+function bearer({ headers }: RequestOptions): string | undefined {
+  if (headers === undefined || Array.isArray(headers)) return undefined;
+  const value: unknown = Reflect.get(headers, 'Authorization');
+  return typeof value === 'string' ? value.trim() : undefined;
+}
+
+function text(value: unknown): string | undefined {
+  return typeof value === 'string' && value !== '' ? value : undefined;
+}
+
+/** A plugin may wait for a person, or hang. */
+async function withinLimit(asked: Promise<void>): Promise<void> {
+  const late = Promise.withResolvers<never>();
+  const timer = setTimeout(
+    () => late.reject(new Error(`the plugin gave no answer within ${PLUGIN_LIMIT_MS} ms`)),
+    PLUGIN_LIMIT_MS,
+  );
+  try {
+    await Promise.race([asked, late.promise]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function invalid(message: string, cause?: unknown): MeshError {
+  return new MeshError('CONFIG_INVALID', message, { cause });
+}

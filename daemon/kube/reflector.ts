@@ -1,0 +1,291 @@
+/**
+ * A collection of the API, held as what `decode` makes of its objects: listed in pages, then watched from there on.
+ *
+ *   list ──▶ watch ──(ends, breaks, falls silent)──▶ watch, from where it was
+ *     ▲        └──(410 Gone, nonsense)──┐
+ *     └──────────── differences only ◀──┘
+ *
+ * client-node's informer was measured to reopen every watch after 30 s, to ask for no bookmarks, to stay dead after
+ * a reset, to open two watches when started twice, to die of a handler's exception, to end with an error, and to drop
+ * bad lines in silence: test/kube-fake/reflector.test.ts holds each against this one.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { isDeepStrictEqual } from 'node:util';
+import { linesOf } from './lines.ts';
+import { GONE, keyOf, parseEvent, parsePage } from './objects.ts';
+import type { WatchEvent } from './objects.ts';
+import { KubeError } from './seams.ts';
+import type { Change, WatchOptions, Watched } from './seams.ts';
+
+/** Times in ms. */
+export interface ReflectorTuning {
+  readonly pageSize: number;
+  readonly maxItems: number;
+  readonly maxLineBytes: number;
+  /** How long the server is asked to let a watch live, at least; at most twice as long. */
+  readonly watchMs: number;
+  /** A watch of which nothing is heard for so long is taken for dead: servers send a bookmark every minute. */
+  readonly silenceMs: number;
+  readonly firstRetryMs: number;
+  readonly lastRetryMs: number;
+  /** A list that another one preceded waits up to so long: after an outage every node needs one. */
+  readonly relistSpreadMs: number;
+  /** 0 to 1. */
+  readonly random: () => number;
+}
+
+const TUNING: ReflectorTuning = {
+  pageSize: 500,
+  maxItems: 500_000,
+  // An object has at most 1.5 MB in etcd, and may be longer as JSON.
+  maxLineBytes: 16 * 1024 * 1024,
+  watchMs: 300_000,
+  silenceMs: 150_000,
+  firstRetryMs: 500,
+  lastRetryMs: 30_000,
+  relistSpreadMs: 5_000,
+  random: Math.random,
+};
+
+/** A watch that lived for so long was a good one: the next failure is a first one again. */
+const GOOD_WATCH_MS = 5_000;
+
+export class Reflector<T> implements Watched<T> {
+  readonly synced: Promise<void>;
+  readonly #options: WatchOptions<T>;
+  readonly #tuning: ReflectorTuning;
+  readonly #items = new Map<string, T>();
+  readonly #firstList = Promise.withResolvers<void>();
+  readonly #closing = new AbortController();
+  #onChanges: (changes: readonly Change<T>[]) => void = () => undefined;
+  #running: Promise<void> | undefined;
+  /** Where to watch from; undefined: a list is due. */
+  #version: string | undefined;
+  #hasListed = false;
+  #failures = 0;
+  #pageSize: number;
+  #heardMs = performance.now();
+  #problem: string | undefined;
+
+  constructor(options: WatchOptions<T>, tuning: Partial<ReflectorTuning> = {}) {
+    this.#options = options;
+    this.#tuning = { ...TUNING, ...tuning };
+    this.#pageSize = this.#tuning.pageSize;
+    this.synced = this.#firstList.promise;
+  }
+
+  get items(): ReadonlyMap<string, T> {
+    return this.#items;
+  }
+
+  start(onChanges: (changes: readonly Change<T>[]) => void): void {
+    if (this.#running !== undefined) return;
+    this.#onChanges = onChanges;
+    this.#running = this.#run();
+  }
+
+  stalenessMs(): number {
+    return performance.now() - this.#heardMs;
+  }
+
+  problem(): string | undefined {
+    return this.#problem;
+  }
+
+  /** Ends the watch; nothing is told after it. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#onChanges = () => undefined;
+    this.#closing.abort();
+    await this.#running;
+  }
+
+  async #run(): Promise<void> {
+    while (!this.#isClosed()) {
+      const beganMs = performance.now();
+      const error = await this.#turn().catch((thrown: unknown) => toError(thrown));
+      if (this.#isClosed()) return;
+      const isGood = performance.now() - beganMs > GOOD_WATCH_MS;
+      this.#failures = isGood ? 0 : this.#failures + 1;
+      if (error !== undefined) this.#fail(error);
+      const waitMs = isGood && error === undefined ? 0 : this.#waitMs(error);
+      await sleep(waitMs, undefined, { signal: this.#closing.signal }).catch(() => undefined);
+    }
+  }
+
+  /** One list if that is due, and one watch. Resolves when the server has ended the watch as agreed. */
+  async #turn(): Promise<undefined> {
+    if (this.#version === undefined) {
+      this.#version = await this.#list();
+      this.#hasListed = true;
+      this.#heard();
+      this.#firstList.resolve();
+    }
+    await this.#watch(this.#version);
+    return undefined;
+  }
+
+  /** @returns where to watch from. */
+  async #list(): Promise<string> {
+    const seen = new Set<string>();
+    let next = '';
+    for (;;) {
+      const answer = await this.#options.api.request({
+        method: 'GET',
+        path: this.#options.path,
+        query: {
+          ...this.#selectors(),
+          limit: String(this.#pageSize),
+          ...(next === '' ? {} : { continue: next }),
+        },
+        signal: this.#closing.signal,
+      });
+      const page = parsePage(answer);
+      const changes: Change<T>[] = [];
+      for (const item of page.items) this.#take({ type: 'MODIFIED', object: item }, changes, seen);
+      if (seen.size > this.#tuning.maxItems)
+        throw new KubeError(
+          0,
+          'TooMany',
+          `${this.#options.path}: more than ${this.#tuning.maxItems} objects`,
+        );
+      next = page.next;
+      if (next === '') this.#dropUnseen(seen, changes);
+      this.#tell(changes);
+      if (next === '') return page.version;
+    }
+  }
+
+  async #watch(from: string): Promise<void> {
+    const { watchMs, silenceMs, maxLineBytes, random } = this.#tuning;
+    const silence = new AbortController();
+    const timer = setTimeout(() => silence.abort(), silenceMs);
+    const signal = AbortSignal.any([this.#closing.signal, silence.signal]);
+    try {
+      using stream = await this.#options.api.stream({
+        method: 'GET',
+        path: this.#options.path,
+        query: {
+          ...this.#selectors(),
+          watch: 'true',
+          allowWatchBookmarks: 'true',
+          resourceVersion: from,
+          timeoutSeconds: String(Math.ceil((watchMs * (1 + random())) / 1_000)),
+        },
+        signal,
+      });
+      for await (const lines of linesOf(stream, maxLineBytes)) {
+        timer.refresh();
+        this.#takeLines(lines);
+      }
+    } catch (error) {
+      if (!silence.signal.aborted) throw error;
+      throw new KubeError(0, 'Silent', `${this.#options.path}: nothing was heard for ${silenceMs} ms`);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  #takeLines(lines: readonly string[]): void {
+    const changes: Change<T>[] = [];
+    try {
+      for (const line of lines) {
+        const event = parseEvent(line);
+        this.#take(event, changes);
+        this.#version = event.version ?? this.#version;
+      }
+    } finally {
+      this.#tell(changes);
+    }
+    if (lines.length > 0) this.#heard();
+  }
+
+  #take(event: Pick<WatchEvent, 'type' | 'object'>, changes: Change<T>[], seen?: Set<string>): void {
+    if (event.type === 'BOOKMARK') return;
+    const key = keyOf(event.object);
+    seen?.add(key);
+    const old = this.#items.get(key);
+    const value = event.type === 'DELETED' ? undefined : this.#decode(event.object, key);
+    if (value === KEEP) return;
+    if (value !== undefined) {
+      if (old !== undefined && (this.#options.isSame ?? isDeepStrictEqual)(old, value)) return;
+      this.#items.set(key, value);
+      changes.push({ type: 'set', key, value });
+    } else if (old !== undefined) {
+      this.#items.delete(key);
+      changes.push({ type: 'gone', key, value: old });
+    }
+  }
+
+  #decode(object: unknown, key: string): T | undefined | typeof KEEP {
+    try {
+      return this.#options.decode(object);
+    } catch (error) {
+      this.#options.onProblem?.(`${this.#options.path}: ${key} stays as it was: ${toError(error).message}`);
+      return KEEP;
+    }
+  }
+
+  #dropUnseen(seen: ReadonlySet<string>, changes: Change<T>[]): void {
+    for (const [key, value] of this.#items) {
+      if (seen.has(key)) continue;
+      this.#items.delete(key);
+      changes.push({ type: 'gone', key, value });
+    }
+  }
+
+  #tell(changes: readonly Change<T>[]): void {
+    if (changes.length === 0) return;
+    try {
+      this.#onChanges(changes);
+    } catch (error) {
+      this.#options.onProblem?.(
+        `${this.#options.path}: a change was not taken: ${toError(error).stack ?? ''}`,
+      );
+    }
+  }
+
+  #heard(): void {
+    this.#heardMs = performance.now();
+    this.#problem = undefined;
+  }
+
+  #fail(error: Error): void {
+    if (error instanceof KubeError && error.reason === 'Silent')
+      return this.#options.onProblem?.(error.message);
+    // What is not a KubeError is nonsense in the stream: from there on nothing is sure.
+    if (!(error instanceof KubeError) || error.status === GONE) this.#version = undefined;
+    if (error instanceof KubeError && error.reason === 'TooLarge')
+      this.#pageSize = Math.max(1, Math.floor(this.#pageSize / 2));
+    this.#problem = error.message;
+    this.#options.onProblem?.(error.message);
+  }
+
+  /** Jittered, doubling with each failure in a row; as long as the server asks for; spread for a relist. */
+  #waitMs(error: Error | undefined): number {
+    const { firstRetryMs, lastRetryMs, relistSpreadMs, random } = this.#tuning;
+    const doubled = Math.min(lastRetryMs, firstRetryMs * 2 ** Math.min(this.#failures - 1, 30));
+    const backoffMs = doubled * (0.5 + random() / 2);
+    const askedMs = error instanceof KubeError ? (error.retryAfterMs ?? 0) : 0;
+    const spreadMs = this.#version === undefined && this.#hasListed ? relistSpreadMs * random() : 0;
+    return Math.max(backoffMs, askedMs * (1 + random() / 2), spreadMs);
+  }
+
+  #selectors(): Record<string, string> {
+    const { fieldSelector, labelSelector } = this.#options;
+    return {
+      ...(fieldSelector === undefined ? {} : { fieldSelector }),
+      ...(labelSelector === undefined ? {} : { labelSelector }),
+    };
+  }
+
+  #isClosed(): boolean {
+    return this.#closing.signal.aborted;
+  }
+}
+
+/** An object that can't be read stays as it was. */
+const KEEP = Symbol('keep');
+
+function toError(thrown: unknown): Error {
+  return thrown instanceof Error ? thrown : new Error(String(thrown));
+}
