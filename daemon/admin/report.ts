@@ -90,8 +90,8 @@ export class NodeReport {
     for (const record of records) {
       this.#metrics.closed(record);
       this.#refusals.record(record);
-      if (this.#options.config.accessLog === 'on') writeAccess(this.#options.log, record);
     }
+    if (this.#options.config.accessLog === 'on') writeAccess(this.#options.log, records);
   }
 
   opened(connections: readonly OpenConnection[]): void {

@@ -1,10 +1,10 @@
 /** Access records: one line in the log for each closed connection, and the last refusals of each pod. */
 import { reasonInfo } from '../errors.ts';
-import type { LogLevel, Reason } from '../errors.ts';
+import type { Reason } from '../errors.ts';
 import type { PodUid } from '../mesh/ids.ts';
 import type { ConnectionRecord, KernelRefusals } from '../mesh/wiring.ts';
-import { wireText } from './log.ts';
-import type { Log } from './log.ts';
+import { wireText, writeLines } from './log.ts';
+import type { Log, LogFields } from './log.ts';
 
 /** Ways in which a connection ends that had been let through: an end, not a refusal. */
 const ENDS: ReadonlySet<Reason> = new Set<Reason>([
@@ -22,11 +22,10 @@ export function isRefusal(reason: Reason): boolean {
   return reasonInfo(reason).flag !== '-' && !ENDS.has(reason);
 }
 
-/** The fields of a record's line, named as ztunnel's access log names them. Unknown ones are left out. */
-export function accessFields(record: ConnectionRecord): Readonly<Record<string, string | number>> {
+/** The fields of a record's line, named as ztunnel's access log names them. Unknown ones are undefined. */
+export function accessFields(record: ConnectionRecord): LogFields {
   const { flag, text } = reasonInfo(record.reason);
-  const detail = record.detail === undefined ? undefined : wireText(record.detail);
-  return definedOnly({
+  return {
     conn_id: record.connId,
     'src.addr': record.srcAddr,
     'src.workload': record.srcWorkload,
@@ -45,24 +44,19 @@ export function accessFields(record: ConnectionRecord): Readonly<Record<string, 
     duration: `${Math.round(record.durationMs)}ms`,
     reason: record.reason,
     flag,
-    detail,
+    detail: record.detail === undefined ? undefined : wireText(record.detail),
     // ztunnel's field for what went wrong; absent when nothing did.
     error: flag === '-' ? undefined : text,
-  });
+  };
 }
 
-function definedOnly(
-  fields: Readonly<Record<string, string | number | undefined>>,
-): Record<string, string | number> {
-  const kept: Record<string, string | number> = {};
-  for (const [name, value] of Object.entries(fields)) if (value !== undefined) kept[name] = value;
-  return kept;
-}
-
-/** Writes the one line of a closed connection, at the level of its reason. */
-export function writeAccess(log: Log, record: ConnectionRecord): void {
-  const level: LogLevel = reasonInfo(record.reason).level;
-  if (log.isLevelEnabled(level)) log[level](accessFields(record), 'connection complete');
+/** Writes the lines of closed connections, one each, at the level of its reason. */
+export function writeAccess(log: Log, records: readonly ConnectionRecord[]): void {
+  writeLines(
+    log,
+    records.map((record) => ({ level: reasonInfo(record.reason).level, fields: accessFields(record) })),
+    'connection complete',
+  );
 }
 
 /** The pod that the kernel refused connections of, where it is known. */
@@ -76,7 +70,7 @@ export interface RefusedPod {
 export function writeKernelRefusals(log: Log, refused: KernelRefusals, pod: RefusedPod | undefined): void {
   const { flag, level, text } = reasonInfo(refused.reason);
   const side = refused.direction === 'outbound' ? 'src' : 'dst';
-  const fields = definedOnly({
+  const fields = {
     [`${side}.workload`]: pod?.name,
     [`${side}.namespace`]: pod?.namespace,
     direction: refused.direction,
@@ -87,7 +81,7 @@ export function writeKernelRefusals(log: Log, refused: KernelRefusals, pod: Refu
     reason: refused.reason,
     flag,
     error: text,
-  });
+  };
   log[level](fields, 'connections refused in the kernel');
 }
 

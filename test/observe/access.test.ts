@@ -1,12 +1,14 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
+import { z } from 'zod';
 import { Refusals, accessFields, isRefusal, writeAccess } from '../../daemon/observe/access.ts';
 import { createLog } from '../../daemon/observe/log.ts';
+import type { LogFields } from '../../daemon/observe/log.ts';
 import { podUid, record } from './records.ts';
 
 describe('an access record', () => {
   it("has ztunnel's field names", () => {
-    assert.deepEqual(accessFields(record()), {
+    assert.deepEqual(written(accessFields(record())), {
       conn_id: 'w0-1',
       'src.addr': '10.244.1.5:40312',
       'src.workload': 'web-1',
@@ -29,13 +31,15 @@ describe('an access record', () => {
   });
 
   it('leaves out what is not known, says what went wrong, and tames what the peer wrote', () => {
-    const fields = accessFields(
-      record({
-        reason: 'PLAINTEXT_DENIED',
-        srcIdentity: undefined,
-        detail: 'x\n{"forged":1}',
-        dstService: undefined,
-      }),
+    const fields = written(
+      accessFields(
+        record({
+          reason: 'PLAINTEXT_DENIED',
+          srcIdentity: undefined,
+          detail: 'x\n{"forged":1}',
+          dstService: undefined,
+        }),
+      ),
     );
     assert.ok(!('src.identity' in fields) && !('dst.service' in fields));
     assert.equal(fields['flag'], 'DENY');
@@ -50,12 +54,16 @@ describe('an access record', () => {
       level: 'warn',
       destination: { write: (line) => lines.push(line) },
     });
-    writeAccess(log, record());
-    writeAccess(log, record({ reason: 'PLAINTEXT_DENIED' }));
+    writeAccess(log, [record(), record({ reason: 'PLAINTEXT_DENIED' })]);
     assert.equal(lines.length, 1);
     assert.match(lines[0] ?? '', /"level":"warn".*"reason":"PLAINTEXT_DENIED".*"msg":"connection complete"/);
   });
 });
+
+/** What JSON leaves of fields. */
+function written(fields: LogFields): Record<string, unknown> {
+  return z.record(z.string(), z.unknown()).parse(JSON.parse(JSON.stringify(fields)));
+}
 
 describe('refusals', () => {
   it('are what was turned away, not what ended', () => {

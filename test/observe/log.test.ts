@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { describe, it } from 'node:test';
-import { createLog, wireText } from '../../daemon/observe/log.ts';
+import { z } from 'zod';
+import { createLog, wireText, writeLines } from '../../daemon/observe/log.ts';
 import type { Log } from '../../daemon/observe/log.ts';
 
 const PEM = '-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMsecret\n-----END PRIVATE KEY-----\n';
@@ -10,6 +11,18 @@ function logged(write: (log: Log) => void): string {
   const lines: string[] = [];
   write(createLog({ thread: 'main', level: 'debug', destination: { write: (line) => lines.push(line) } }));
   return lines.join('');
+}
+
+/** The lines, parsed, without their time, which each must have. */
+function untimed(text: string): Record<string, unknown>[] {
+  return text
+    .trimEnd()
+    .split('\n')
+    .map((line) => {
+      const { time, ...rest } = z.record(z.string(), z.unknown()).parse(JSON.parse(line));
+      assert.match(String(time), /^\d{4}-\d\d-\d\dT[\d:.]+Z$/);
+      return rest;
+    });
 }
 
 describe('log', () => {
@@ -21,6 +34,41 @@ describe('log', () => {
       pod: 'shop/web',
       msg: 'pod enrolled',
     });
+  });
+
+  it('writes many lines as it would write each, in pieces that a pipe takes whole', () => {
+    const writes: string[] = [];
+    const log = createLog({
+      thread: 'a"b',
+      level: 'info',
+      destination: { write: (text) => writes.push(text) },
+    });
+    const fields = { 'dst.addr': '10.0.0.1:80', bytes: 3, odd: 'ü"\n\u2028', gone: undefined };
+    const lines = Array.from(
+      { length: 100 },
+      (_, n) => ({ level: 'info', fields: { ...fields, n } }) as const,
+    );
+    writeLines(log, [{ level: 'debug', fields }, { level: 'warn', fields: {} }, ...lines], 'done');
+    assert.ok(writes.length > 1 && writes.every((text) => Buffer.byteLength(text) <= 4_096));
+    assert.ok(writes.every((text) => text.endsWith('\n')));
+    const [first, ...others] = untimed(writes.join(''));
+    assert.deepEqual(first, { level: 'warn', thread: 'a"b', msg: 'done' });
+    assert.equal(others.length, 100);
+    writes.length = 0;
+    log.info({ ...fields, n: 99 }, 'done');
+    assert.deepEqual(others.at(-1), untimed(writes.join('')).at(-1));
+  });
+
+  it('never writes a key in one of many lines', () => {
+    const writes: string[] = [];
+    const log = createLog({
+      thread: 'main',
+      level: 'info',
+      destination: { write: (text) => writes.push(text) },
+    });
+    writeLines(log, [{ level: 'info', fields: { keyPem: 'secret', detail: `could not parse ${PEM}` } }], 'x');
+    assert.equal(untimed(writes.join('')).length, 1);
+    assert.doesNotMatch(writes.join(''), /secret/);
   });
 
   it('never writes a key, wherever it is', () => {
