@@ -1,4 +1,5 @@
 /** The only places where the command line reaches into the daemon; each loads its part when it is called. */
+import { VERSION } from '../version.ts';
 import type { EntryPoints } from './io.ts';
 
 export const entryPoints: EntryPoints = {
@@ -13,5 +14,9 @@ export const entryPoints: EntryPoints = {
   async cleanupNode(options) {
     const { cleanupNode } = await import('../capture/cleanup.ts');
     return cleanupNode(options);
+  },
+  async connectCluster(kubeconfig) {
+    const { connectKube } = await import('../kube/client.ts');
+    return connectKube(kubeconfig, process.env, { userAgent: `culvert/${VERSION}` });
   },
 };

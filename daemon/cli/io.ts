@@ -1,5 +1,6 @@
 /** What a command may touch of the world; tests give their own. */
 import type { Config } from '../config.ts';
+import type { KubeApi } from '../kube/seams.ts';
 
 /** One result of `culvert check`. */
 export interface Finding {
@@ -25,6 +26,8 @@ export interface EntryPoints {
   startDaemon(config: Config): Promise<void>;
   preflight(config: Config): Promise<readonly Finding[]>;
   cleanupNode(options: CleanupOptions): Promise<CleanupResult>;
+  /** The API that a kubeconfig names. @throws MeshError CONFIG_INVALID when it can't be used. */
+  connectCluster(kubeconfig: string): Promise<KubeApi>;
 }
 
 export interface Io {

@@ -1,6 +1,7 @@
 /** The `culvert` command: parses arguments, runs one command, turns every failure into a sentence and an exit code. */
 import { Command, CommanderError } from 'commander';
 import { MeshError } from '../errors.ts';
+import { KubeError } from '../kube/seams.ts';
 import { addCerts } from './commands/certs.ts';
 import { addCheck } from './commands/check.ts';
 import { addCleanup } from './commands/cleanup.ts';
@@ -55,6 +56,10 @@ function makeProgram(context: Context): Command {
 function explain(error: unknown, args: readonly string[], io: Io): ExitCode {
   if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
   const command = args.find((arg) => !arg.startsWith('-')) ?? '';
+  if (error instanceof KubeError) {
+    io.err(`culvert ${command}: the Kubernetes API: ${error.message}${hintOf(error)}\n`);
+    return error.status === 0 ? 2 : 1;
+  }
   if (!(error instanceof MeshError)) {
     io.err(
       `culvert ${command}: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`,
@@ -63,4 +68,9 @@ function explain(error: unknown, args: readonly string[], io: Io): ExitCode {
   }
   io.err(`culvert ${command}: ${error.message}\n`);
   return error.code === 'CONFIG_INVALID' || error.code === 'ADMIN_UNREACHABLE' ? 2 : 1;
+}
+
+function hintOf({ status }: KubeError): string {
+  if (status === 0) return '; is it up, and does the kubeconfig name the right cluster?';
+  return status === 401 || status === 403 ? '; your account of the cluster may not do this' : '';
 }

@@ -34,7 +34,13 @@ export async function culvert(
     now: () => NOW,
     sleep: () => Promise.resolve(),
     version: '0.1.0',
-    entryPoints: { startDaemon: unwanted, preflight: unwanted, cleanupNode: unwanted, ...parts },
+    entryPoints: {
+      startDaemon: unwanted,
+      preflight: unwanted,
+      cleanupNode: unwanted,
+      connectCluster: unwanted,
+      ...parts,
+    },
     ...changes,
   });
   return { code, out, err };

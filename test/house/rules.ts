@@ -31,6 +31,7 @@ const LAZY: Readonly<Record<string, readonly string[]>> = {
     'daemon/ca.ts',
     'daemon/capture/preflight.ts',
     'daemon/capture/cleanup.ts',
+    'daemon/kube/client.ts',
   ],
 };
 

@@ -1,27 +1,40 @@
-/** `culvert certs`: the identities of this node and how long their certificates last. */
+/** `culvert certs`: the identities of a cluster or of one node, and how long their certificates last. */
 import type { Command } from 'commander';
 import { certificatesSchema } from '../answers.ts';
 import type { CertificateAnswer } from '../answers.ts';
-import { ask, withAdmin } from '../client.ts';
+import { MeshError } from '../../errors.ts';
+import { ask } from '../client.ts';
+import { showClusterCerts } from '../cluster/certs.ts';
+import { adminOf, reachCluster, withReach } from '../cluster/reach.ts';
+import type { Reach } from '../cluster/reach.ts';
 import type { Context, ExitCode, Io } from '../io.ts';
 import { printable, span, table } from '../table.ts';
 import type { Cell } from '../table.ts';
 
-interface CertsOptions {
-  readonly admin: string;
+interface CertsOptions extends Reach {
   readonly json?: true;
+  readonly renew?: string | true;
+  readonly timeout: string;
 }
 
 export function addCerts(program: Command, { io, finish }: Context): void {
-  withAdmin(program.command('certs'))
-    .description('the certificates of this node: identity, state, serial, end, last error')
+  withReach(program.command('certs'))
+    .description(
+      'every certificate: node, identity, state, serial, beginning, end, source, next renewal, last error',
+    )
+    .option('--renew [identity]', 'renew it, or all, on every node that has it, and wait; needs a cluster')
+    .option('--timeout <seconds>', 'how long to wait for --renew', '60')
     .option('--json', 'print JSON')
     .addHelpText('after', '\nExits with 1 when one has failed or expired.')
     .action(async (options: CertsOptions) => finish(await certs(io, options)));
 }
 
 async function certs(io: Io, options: CertsOptions): Promise<ExitCode> {
-  const all = await ask(options.admin, '/certs', certificatesSchema);
+  const api = await reachCluster(io, options);
+  if (api !== undefined) return showClusterCerts(io, api, options);
+  if (options.renew !== undefined)
+    throw new MeshError('CONFIG_INVALID', '--renew: needs a cluster; give --kubeconfig PATH');
+  const all = await ask(adminOf(options), '/certs', certificatesSchema);
   io.out(options.json === true ? `${JSON.stringify(all, undefined, 2)}\n` : certsText(all, io));
   return all.some(({ state }) => state === 'failed' || state === 'expired') ? 1 : 0;
 }

@@ -1,21 +1,25 @@
-/** `culvert status`: what became of each pod of this node. */
+/** `culvert status`: what became of each labelled pod, of a cluster or of one node. */
 import type { Command } from 'commander';
 import { statusSchema } from '../answers.ts';
 import type { PodAnswer, StatusAnswer } from '../answers.ts';
-import { ask, withAdmin } from '../client.ts';
+import { ask } from '../client.ts';
+import { adminOf, reachCluster, withReach } from '../cluster/reach.ts';
+import type { Reach } from '../cluster/reach.ts';
+import { showClusterStatus } from '../cluster/status.ts';
 import type { Context, ExitCode, Io } from '../io.ts';
 import { printable, span, table } from '../table.ts';
 import type { Cell, Colour } from '../table.ts';
 
-interface StatusOptions {
-  readonly admin: string;
+interface StatusOptions extends Reach {
   readonly namespace?: string;
   readonly json?: true;
 }
 
 export function addStatus(program: Command, { io, finish }: Context): void {
-  withAdmin(program.command('status'))
-    .description('each pod: state, reason, older connections, identity; last refusals; problems')
+  withReach(program.command('status'))
+    .description(
+      'each labelled pod: state and reason; of one daemon also older connections, identity, last refusals, problems',
+    )
     .option('-n, --namespace <name>', 'only pods of this namespace')
     .option('--json', 'print JSON')
     .addHelpText('after', '\nExits with 1 when a labelled pod is not enrolled.')
@@ -23,7 +27,9 @@ export function addStatus(program: Command, { io, finish }: Context): void {
 }
 
 async function status(io: Io, options: StatusOptions): Promise<ExitCode> {
-  const answer = only(options.namespace, await ask(options.admin, '/status', statusSchema));
+  const api = await reachCluster(io, options);
+  if (api !== undefined) return showClusterStatus(io, api, options);
+  const answer = only(options.namespace, await ask(adminOf(options), '/status', statusSchema));
   io.out(options.json === true ? `${JSON.stringify(answer, undefined, 2)}\n` : statusText(answer, io));
   return answer.pods.some(isAmiss) ? 1 : 0;
 }

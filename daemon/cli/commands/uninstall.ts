@@ -3,19 +3,26 @@ import type { Command } from 'commander';
 import { MeshError } from '../../errors.ts';
 import { statusSchema } from '../answers.ts';
 import type { StatusAnswer } from '../answers.ts';
-import { ask, tell, withAdmin } from '../client.ts';
+import { ask, tell } from '../client.ts';
+import { secondsOf } from '../cluster/certs.ts';
+import { adminOf, reachCluster, withReach } from '../cluster/reach.ts';
+import type { Reach } from '../cluster/reach.ts';
+import { uninstallCluster } from '../cluster/uninstall.ts';
 import type { Context, ExitCode, Io } from '../io.ts';
 
-interface UninstallOptions {
-  readonly admin: string;
+interface UninstallOptions extends Reach {
   readonly timeout: string;
+  readonly dryRun?: true;
 }
 
 const POLL_MS = 500;
 
 export function addUninstall(program: Command, { io, finish }: Context): void {
-  withAdmin(program.command('uninstall'))
-    .description('leave every pod of this node, remove our programs and pins, and wait until that is done')
+  withReach(program.command('uninstall'))
+    .description(
+      'leave every pod, remove our programs, pins, labels and objects, of a cluster or of one node, and wait until that is done',
+    )
+    .option('--dry-run', 'only say what would be done to a cluster')
     .option('--timeout <seconds>', 'how long to wait', '300')
     .addHelpText(
       'after',
@@ -25,11 +32,16 @@ export function addUninstall(program: Command, { io, finish }: Context): void {
 }
 
 async function uninstall(io: Io, options: UninstallOptions): Promise<ExitCode> {
-  const deadlineMs = io.now() + seconds(options.timeout) * 1_000;
-  await tell(options.admin, '/uninstall');
+  const api = await reachCluster(io, options);
+  if (api !== undefined) return uninstallCluster(io, api, options);
+  const deadlineMs = io.now() + secondsOf(options.timeout) * 1_000;
+  const admin = adminOf(options);
+  if (options.dryRun === true)
+    throw new MeshError('CONFIG_INVALID', '--dry-run: needs a cluster; give --kubeconfig PATH');
+  await tell(admin, '/uninstall');
   let shown = '';
   for (;;) {
-    const answer = await ask(options.admin, '/status', statusSchema);
+    const answer = await ask(admin, '/status', statusSchema);
     if (answer.uninstall === 'done') {
       io.out(`node ${answer.node}: nothing of culvert is left\n`);
       return 0;
@@ -40,11 +52,6 @@ async function uninstall(io: Io, options: UninstallOptions): Promise<ExitCode> {
     if (io.now() >= deadlineMs) return timedOut(io, answer, options.timeout);
     await io.sleep(POLL_MS);
   }
-}
-
-function seconds(text: string): number {
-  if (/^\d{1,6}$/.test(text)) return Number(text);
-  throw new MeshError('CONFIG_INVALID', `--timeout: "${text}" is not a number of seconds`);
 }
 
 function progressOf({ node, pods }: StatusAnswer): string {

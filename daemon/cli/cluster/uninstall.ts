@@ -1,0 +1,174 @@
+/** `culvert uninstall` over a cluster: leave every pod first, then take the objects away, in an order that loses nothing. */
+import { z } from 'zod';
+import type { KubeApi } from '../../kube/seams.ts';
+import type { ExitCode, Io } from '../io.ts';
+import { deleteOptional, getOptional, listAll, namespaceSchema, podSchema } from './objects.ts';
+import type { PodObject } from './objects.ts';
+import { STATE_ANNOTATION, publishedState } from './published.ts';
+import { listDaemons, podsPath } from './read.ts';
+import { secondsOf } from './certs.ts';
+import { MESH_LABEL } from './view.ts';
+
+export interface ClusterUninstallOptions {
+  readonly systemNamespace: string;
+  readonly timeout: string;
+  readonly dryRun?: true;
+}
+
+const POLL_MS = 500;
+const OURS = { labelSelector: 'app.kubernetes.io/name=culvert' };
+/** Cluster-scoped collections of manifests/, and what the CA makes. The policy CRDs are the user's: never here. */
+const CLUSTER_COLLECTIONS = [
+  '/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings',
+  '/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies',
+  '/apis/rbac.authorization.k8s.io/v1/clusterrolebindings',
+  '/apis/rbac.authorization.k8s.io/v1/clusterroles',
+] as const;
+const TRUST_BUNDLE = 'culvert.dev:workload:bundle';
+const BUNDLE_VERSIONS = ['v1', 'v1beta1', 'v1alpha1'] as const;
+
+const anySchema = z.looseObject({ metadata: z.looseObject({ name: z.string() }) });
+
+/**
+ * Unlabels, waits until no pod says that it takes tunnels, ends the daemons, deletes the objects.
+ * @returns 1 when something is left, which is then named. @throws KubeError
+ */
+export async function uninstallCluster(
+  io: Io,
+  api: KubeApi,
+  options: ClusterUninstallOptions,
+): Promise<ExitCode> {
+  const deadlineMs = io.now() + secondsOf(options.timeout) * 1_000;
+  const system = options.systemNamespace;
+  if (options.dryRun === true) return plan(io, api, system);
+  await unlabel(io, api);
+  const isEmpty = await waitFor(io, deadlineMs, () => leaving(api), 'pods to leave');
+  if (!isEmpty) return stuck(io, await leaving(api), options.timeout);
+  await deleteOptional(api, `/apis/apps/v1/namespaces/${system}/daemonsets/culvert`);
+  io.out('DaemonSet culvert: deleted; each daemon removes its programs and pins\n');
+  const areGone = await waitFor(io, deadlineMs, () => listDaemons(api, system), 'daemons to end');
+  if (!areGone) return stuck(io, await listDaemons(api, system), options.timeout);
+  await withdraw(io, api);
+  await deleteObjects(io, api, system);
+  const isGone = await waitFor(io, deadlineMs, () => namespaceLeft(api, system), 'namespace to go');
+  io.out(
+    isGone ? 'nothing of culvert is left in the cluster\n' : `namespace ${system} is still terminating\n`,
+  );
+  return isGone ? 0 : 1;
+}
+
+async function plan(io: Io, api: KubeApi, system: string): Promise<ExitCode> {
+  for (const { metadata } of await labelledNamespaces(api))
+    io.out(`would unlabel namespace ${metadata.name}\n`);
+  for (const pod of await labelledPods(api)) io.out(`would unlabel pod ${nameOf(pod)}\n`);
+  const pods = await leaving(api);
+  io.out(`would wait for ${pods.length} enrolled pods to leave\n`);
+  io.out(`would delete DaemonSet ${system}/culvert and wait for its pods\n`);
+  for (const path of CLUSTER_COLLECTIONS)
+    for (const { metadata } of await listAll(api, path, anySchema, OURS))
+      io.out(`would delete ${path.split('/').at(-1) ?? path}/${metadata.name}\n`);
+  io.out(`would delete namespace ${system} with all in it, the CA's Secret included\n`);
+  return 0;
+}
+
+const labelledNamespaces = (api: KubeApi): Promise<z.infer<typeof namespaceSchema>[]> =>
+  listAll(api, '/api/v1/namespaces', namespaceSchema, { labelSelector: MESH_LABEL });
+
+const labelledPods = (api: KubeApi): Promise<PodObject[]> =>
+  listAll(api, podsPath(), podSchema, { labelSelector: MESH_LABEL });
+
+async function unlabel(io: Io, api: KubeApi): Promise<void> {
+  const body = { metadata: { labels: { [MESH_LABEL]: null } } };
+  for (const { metadata } of await labelledNamespaces(api)) {
+    await patch(api, `/api/v1/namespaces/${metadata.name}`, body);
+    io.out(`namespace ${metadata.name}: label ${MESH_LABEL} removed\n`);
+  }
+  for (const pod of await labelledPods(api)) {
+    await patch(api, `${podsPath(pod.metadata.namespace)}/${pod.metadata.name}`, body);
+    io.out(`pod ${nameOf(pod)}: label ${MESH_LABEL} removed\n`);
+  }
+}
+
+/** Pods that still say that they take tunnels. */
+async function leaving(api: KubeApi): Promise<PodObject[]> {
+  const pods = await listAll(api, podsPath(), podSchema);
+  return pods.filter((pod) => {
+    const state = publishedState(pod)?.state;
+    const hasEnded = pod.status?.phase === 'Succeeded' || pod.status?.phase === 'Failed';
+    return state !== undefined && state !== 'unenrollable' && !hasEnded;
+  });
+}
+
+/** What a node that is gone can't withdraw any more. */
+async function withdraw(io: Io, api: KubeApi): Promise<void> {
+  const body = { metadata: { annotations: { [STATE_ANNOTATION]: null } } };
+  for (const pod of await listAll(api, podsPath(), podSchema)) {
+    if (pod.metadata.annotations?.[STATE_ANNOTATION] === undefined) continue;
+    await patch(api, `${podsPath(pod.metadata.namespace)}/${pod.metadata.name}`, body);
+    io.out(`pod ${nameOf(pod)}: annotation ${STATE_ANNOTATION} removed\n`);
+  }
+}
+
+async function deleteObjects(io: Io, api: KubeApi, system: string): Promise<void> {
+  for (const path of CLUSTER_COLLECTIONS)
+    for (const { metadata } of await listAll(api, path, anySchema, OURS)) {
+      await deleteOptional(api, `${path}/${encodeURIComponent(metadata.name)}`);
+      io.out(`${path.split('/').at(-1) ?? path}/${metadata.name}: deleted\n`);
+    }
+  for (const version of BUNDLE_VERSIONS) {
+    const path = `/apis/certificates.k8s.io/${version}/clustertrustbundles/${TRUST_BUNDLE}`;
+    if (!(await deleteOptional(api, path))) continue;
+    io.out(`clustertrustbundles/${TRUST_BUNDLE}: deleted\n`);
+    break;
+  }
+  if (await deleteOptional(api, `/api/v1/namespaces/${system}`))
+    io.out(`namespace ${system}: deleted, the CA's Secret with it\n`);
+}
+
+async function namespaceLeft(api: KubeApi, system: string): Promise<readonly unknown[]> {
+  const left = await getOptional(api, `/api/v1/namespaces/${system}`, namespaceSchema);
+  return left === undefined ? [] : [left];
+}
+
+/** Asks until nothing is left or the time is over; a line whenever the number changes. */
+async function waitFor(
+  io: Io,
+  deadlineMs: number,
+  left: () => Promise<readonly unknown[]>,
+  what: string,
+): Promise<boolean> {
+  let shown = 0;
+  for (;;) {
+    const { length } = await left();
+    if (length === 0) return true;
+    if (length !== shown) io.out(`waiting for ${length} ${what}\n`);
+    shown = length;
+    if (io.now() >= deadlineMs) return false;
+    await io.sleep(POLL_MS);
+  }
+}
+
+function stuck(io: Io, pods: readonly PodObject[], timeout: string): ExitCode {
+  const names = pods.map(
+    (pod) =>
+      `  ${nameOf(pod)} on node ${pod.spec.nodeName ?? '?'}: ${publishedState(pod)?.state ?? 'still there'}`,
+  );
+  io.err(
+    [
+      `culvert uninstall: not done after ${timeout} s; still there:`,
+      ...names,
+      'It goes on by itself: run this again to wait on. Of a node that is gone: kubectl delete node NAME first;',
+      "on a node whose daemon is dead: 'culvert cleanup --node NAME' there.",
+      '',
+    ].join('\n'),
+  );
+  return 1;
+}
+
+function nameOf({ metadata }: PodObject): string {
+  return `${metadata.namespace ?? ''}/${metadata.name}`;
+}
+
+async function patch(api: KubeApi, path: string, body: unknown): Promise<void> {
+  await api.request({ method: 'PATCH', path, patch: 'application/merge-patch+json', body });
+}
