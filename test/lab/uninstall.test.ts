@@ -132,6 +132,9 @@ describe('two daemons of one node', () => {
         assert.equal((await held.ping()).ok, 10, 'connections of the old daemon were cut while it lived');
         assert.deepEqual(await failures(loops), [], 'new connections were lost');
         assert.equal((await old.stop('SIGTERM')).code, 0);
+        const { cut } = await old.waitForLog('its last word', ({ msg }) => String(msg).startsWith('stopped'));
+        assert.equal(cut, 10, 'it did not say how many it cut at the end of the drain');
+        await until('them to be cut', async () => (await held.stats()).lost === 10);
       }
       await sleep(500); // some more requests with the new daemons alone
       await noneFailed(loops);
