@@ -14,6 +14,8 @@ import type {
 import { Refusals, writeAccess, writeKernelRefusals } from '../observe/access.ts';
 import type { Log } from '../observe/log.ts';
 import { Metrics } from '../observe/metrics.ts';
+import { eventOfConnection, eventOfStatus } from '../observe/pod-events.ts';
+import type { PodEvent } from '../observe/pod-events.ts';
 import type { AdminBackend, CertificateStatus, NodeStatus, UninstallState } from './backend.ts';
 import { Heartbeats } from './heartbeats.ts';
 import type { AdminOptions } from './server.ts';
@@ -26,6 +28,8 @@ export interface ReportOptions {
   readonly state: MeshState;
   readonly source: Pick<ClusterSource, 'problems'>;
   readonly certificates: { list(): readonly CertificateLine[] };
+  /** What people should find under `kubectl describe pod`; where there is an API to tell it. */
+  readonly onPodEvent?: (event: PodEvent) => void;
 }
 
 /** A certificate as identity/ lists it. */
@@ -54,6 +58,8 @@ export class NodeReport {
   #synced = false;
   #uninstall: UninstallState = 'no';
   #lastProblems = '';
+  /** Pod and reason of what was told as an Event, while it lasts. */
+  #toldEvents: ReadonlySet<string> = new Set();
 
   constructor(options: ReportOptions) {
     this.#options = options;
@@ -90,6 +96,7 @@ export class NodeReport {
     for (const record of records) {
       this.#metrics.closed(record);
       this.#refusals.record(record);
+      this.#tellEvent(eventOfConnection(record));
     }
     if (this.#options.config.accessLog === 'on') writeAccess(this.#options.log, records);
   }
@@ -228,12 +235,30 @@ export class NodeReport {
 
   #beat(): void {
     this.#heartbeats.beat('main');
+    this.#tellStatusEvents();
     const problems = this.#options.source.problems();
     const text = JSON.stringify(problems);
     if (text === this.#lastProblems) return;
     this.#lastProblems = text;
     for (const problem of problems)
       this.#options.log.warn(problem, 'an object of the cluster can not be used; the last good state stays');
+  }
+
+  /** What is wrong with a pod for some time, each once. */
+  #tellStatusEvents(): void {
+    const told = new Set<string>();
+    for (const pod of this.#pods) {
+      const event = eventOfStatus(pod, Date.now());
+      if (event === undefined) continue;
+      const key = `${pod.uid} ${event.reason} ${event.note}`;
+      told.add(key);
+      if (!this.#toldEvents.has(key)) this.#tellEvent(event);
+    }
+    this.#toldEvents = told;
+  }
+
+  #tellEvent(event: PodEvent | undefined): void {
+    if (event !== undefined) this.#options.onPodEvent?.(event);
   }
 
   /** While the node is left, a label makes no pod ours any more: only those that are still leaving are. */

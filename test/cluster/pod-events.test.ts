@@ -1,0 +1,118 @@
+import assert from 'node:assert/strict';
+import { beforeEach, describe, it } from 'node:test';
+import { setImmediate as turn } from 'node:timers/promises';
+import { PodEvents } from '../../daemon/cluster/pod-events.ts';
+import { KubeError } from '../../daemon/kube/seams.ts';
+import type { ApiRequest, KubeApi } from '../../daemon/kube/seams.ts';
+import type { EventReason, PodEvent } from '../../daemon/observe/pod-events.ts';
+import { podUid } from '../observe/records.ts';
+
+const MINUTE = 60_000;
+
+let nowMs: number;
+let asked: ApiRequest[];
+let dropped: string[];
+let answer: () => Promise<unknown>;
+let events: PodEvents;
+
+const api: Pick<KubeApi, 'request'> = {
+  request: (request) => {
+    asked.push(request);
+    return answer();
+  },
+};
+
+function event(name: string, reason: EventReason = 'PlaintextDenied', note = 'why'): PodEvent {
+  return { pod: { uid: podUid(`uid-${name}`), name, namespace: 'shop' }, reason, note };
+}
+
+async function note(...given: Parameters<typeof event>): Promise<void> {
+  events.note(event(...given));
+  await turn();
+}
+
+beforeEach(() => {
+  nowMs = 1_000_000;
+  asked = [];
+  dropped = [];
+  answer = () => Promise.resolve({});
+  events = new PodEvents({
+    api: api as KubeApi,
+    controller: 'culvert.dev/daemon',
+    instance: 'n1',
+    nowMs: () => nowMs,
+    onDropped: (why) => dropped.push(why),
+  });
+});
+
+describe('Events on pods', () => {
+  it('tells the first at once, with what kubectl describe shows', async () => {
+    await note('web');
+    const [request] = asked;
+    assert.equal(request?.method, 'POST');
+    assert.equal(request.path, '/apis/events.k8s.io/v1/namespaces/shop/events');
+    const body = request.body as Record<string, unknown>;
+    assert.deepEqual(body['regarding'], {
+      apiVersion: 'v1',
+      kind: 'Pod',
+      namespace: 'shop',
+      name: 'web',
+      uid: 'uid-web',
+    });
+    assert.deepEqual([body['reason'], body['note'], body['type']], ['PlaintextDenied', 'why', 'Warning']);
+    assert.match(String(body['eventTime']), /\.\d{6}Z$/);
+  });
+
+  it('counts further ones and writes at most once a minute for a pod and reason', async () => {
+    await note('web');
+    for (let i = 0; i < 1_000; i++) await note('web', 'PlaintextDenied', `why ${i}`);
+    assert.equal(asked.length, 1);
+    await note('web', 'UnknownDestination');
+    await note('api');
+    assert.equal(asked.length, 3);
+    nowMs += MINUTE;
+    events.flush();
+    await turn();
+    assert.equal(asked.length, 4);
+    const { method, path, body } = asked[3] ?? assert.fail();
+    assert.equal(method, 'PATCH');
+    assert.equal(path.split('/').at(-1)?.split('.')[0], 'web');
+    const { series, note: said } = body as { series: { count: number }; note: string };
+    assert.deepEqual([series.count, said], [1_001, 'why 999']);
+    events.flush();
+    await turn();
+    assert.equal(asked.length, 4, 'nothing new, nothing written');
+  });
+
+  it('begins anew after a long silence, when the API has forgotten the old one', async () => {
+    await note('web');
+    nowMs += 31 * MINUTE;
+    await note('web');
+    assert.deepEqual(
+      asked.map(({ method }) => method),
+      ['POST', 'POST'],
+    );
+  });
+
+  it('is bounded: new ones a minute, requests in flight; what is dropped is told', async () => {
+    for (let i = 0; i < 200; i++) await note(`pod-${i}`);
+    assert.equal(asked.length, 60);
+    assert.equal(dropped.length, 140);
+    nowMs += MINUTE;
+    answer = () => new Promise(() => undefined);
+    for (let i = 200; i < 400; i++) await note(`pod-${i}`);
+    assert.ok(asked.length <= 60 + 16, `${asked.length}`);
+  });
+
+  it('survives an API that refuses, and tells it again later', async () => {
+    answer = () => Promise.reject(new KubeError(403, 'Forbidden', 'events is forbidden'));
+    await note('web');
+    assert.deepEqual(dropped, ['events is forbidden']);
+    answer = () => Promise.resolve({});
+    await note('web');
+    assert.deepEqual(
+      asked.map(({ method }) => method),
+      ['POST', 'POST'],
+    );
+  });
+});
