@@ -7,6 +7,7 @@ import type { SourceProblem, Workload } from '../../daemon/mesh/model.ts';
 import { MeshState } from '../../daemon/mesh/state.ts';
 import type { PodStatus } from '../../daemon/mesh/wiring.ts';
 import { createLog } from '../../daemon/observe/log.ts';
+import type { PodEvent } from '../../daemon/observe/pod-events.ts';
 import { podUid, record } from '../observe/records.ts';
 
 const UID = podUid('11111111-1111-1111-1111-111111111111');
@@ -40,6 +41,7 @@ function workload(name: string, changes: Partial<Workload> = {}): Workload {
 
 class Node {
   readonly lines: string[] = [];
+  readonly events: PodEvent[] = [];
   problems: SourceProblem[] = [];
   error: string | undefined;
   readonly report: NodeReport;
@@ -50,7 +52,7 @@ class Node {
     const log = createLog({
       thread: 'main',
       level: 'info',
-      destination: { write: (line) => this.lines.push(line) },
+      destination: { write: (text) => this.lines.push(...text.trimEnd().split('\n')) },
     });
     const certificate = {
       id: 'spiffe://x/ns/a/sa/b',
@@ -65,6 +67,7 @@ class Node {
       state: this.state,
       source: { problems: () => this.problems },
       certificates: { list: () => [{ ...certificate, state: 'issuing', lastError: this.error }] },
+      onPodEvent: (event) => this.events.push(event),
     });
   }
 
@@ -120,13 +123,19 @@ describe("the daemon's report of itself", () => {
     };
     node.report.enrolment({ type: 'pods', pods: [pod] });
     node.report.closed([record(), record({ reason: 'NO_ENDPOINTS' })]);
-    assert.equal(node.lines.filter((line) => line.includes('connection complete')).length, 2);
+    assert.deepEqual(node.events, [], 'neither is worth an Event');
+    node.report.closed([record({ reason: 'UNKNOWN_DESTINATION' })]);
+    assert.deepEqual(
+      node.events.map(({ reason }) => reason),
+      ['UnknownDestination'],
+    );
+    assert.equal(node.lines.filter((line) => line.includes('connection complete')).length, 3);
     const text = await node.options.metrics.text();
     assert.match(
       text,
       /istio_tcp_connections_closed_total\{[^}]*source_workload="web",[^}]*source_version="v2"[^}]*\} 1/,
     );
-    assert.equal((await node.options.backend.status()).refusals.length, 1);
+    assert.equal((await node.options.backend.status()).refusals.length, 2);
     node.report.enrolment({ type: 'pods', pods: [] });
     assert.equal((await node.options.backend.status()).refusals.length, 0);
   });
