@@ -96,8 +96,10 @@ export class KubeClient implements KubeApi, Disposable {
       if (!isWhole) exchange.clearTimeout();
       return exchange.body(answer);
     } catch (error) {
+      // Before it is ended, which is a reason of its own.
+      const failure = exchange.failure(error);
       exchange[Symbol.dispose]();
-      throw error;
+      throw failure;
     }
   }
 
@@ -163,7 +165,7 @@ class Exchange implements Disposable {
       const sent = httpsRequest(url, { ...options, method, signal: this.#ending.signal });
       sent.on('error', (error) => {
         const isStale = sent.reusedSocket && Reflect.get(error, 'code') === 'ECONNRESET';
-        reject(this.#failure(error, isStale ? STALE_CONNECTION : undefined));
+        reject(this.failure(error, isStale ? STALE_CONNECTION : undefined));
       });
       sent.once('response', (answer) => {
         // Whoever iterates hears of it; until then nobody does.
@@ -185,13 +187,15 @@ class Exchange implements Disposable {
     try {
       for await (const chunk of answer) if (chunk instanceof Uint8Array) yield chunk;
     } catch (error) {
-      throw this.#failure(error);
+      throw this.failure(error);
     } finally {
       this[Symbol.dispose]();
     }
   }
 
-  #failure(error: unknown, reason?: string): KubeError {
+  /** What `error` is to the caller; an error of ours as it is. */
+  failure(error: unknown, reason?: string): KubeError {
+    if (error instanceof KubeError) return error;
     const why: unknown = this.#ending.signal.reason;
     if (why instanceof KubeError) return why;
     const code: unknown = Reflect.get(Object(error), 'code');
