@@ -1,0 +1,176 @@
+/**
+ * Builds the image of the Dockerfile on a Debian machine without Docker: buildah, in a chroot, with plain copies for
+ * layers. Where the Dockerfile's base can't be pulled, debootstrap makes a stand-in of the same name. Made once for
+ * the same inputs; kept in `~/.cache/culvert/image`.
+ */
+import { createHash } from 'node:crypto';
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync } from 'node:fs';
+import { writeFileSync } from 'node:fs';
+import { homedir } from 'node:os';
+import path from 'node:path';
+import { must, run } from '../../support/run.ts';
+import { lock } from '../kit/lock.ts';
+
+const ROOT = path.join(import.meta.dirname, '../../..');
+const CACHE = path.join(homedir(), '.cache/culvert/image');
+/** What the Dockerfile copies; a change of any of it is another image. */
+const INPUTS = ['Dockerfile', '.npmrc', 'LICENSE', 'package.json', 'package-lock.json', 'daemon', 'native'];
+const NOT_INPUTS = /^native\/hot\/build\//;
+const SUITE = 'bookworm';
+const MIRROR = 'http://deb.debian.org/debian';
+/** A registry that answers does so at once; one that is not reachable may never. */
+const PULL_TIMEOUT_MS = 60_000;
+const BUILD_TIMEOUT_MS = 30 * 60_000;
+/** Of a failed build, what is shown. */
+const LAST_LINES = 60;
+const STORAGE = ['--root', path.join(CACHE, 'storage'), '--runroot', path.join(CACHE, 'run')];
+const BUILDAH = ['buildah', '--storage-driver', 'vfs', ...STORAGE];
+
+/** Stages of the Dockerfile that are images. */
+export type Target = 'culvert' | 'bench';
+
+export interface Image {
+  /** As a pod names it: `localhost/culvert:dev`. */
+  readonly reference: string;
+  /** An OCI archive, which `ctr images import` and `docker load` take; layers are compressed. */
+  readonly archive: string;
+  /** Of the manifest, `sha256:…`: what a node reports as the image's digest. */
+  readonly digest: string;
+  readonly archiveBytes: number;
+}
+
+/** Told what is done, in a few words, before it takes long. */
+export type Say = (doing: string) => void;
+
+/** The image, built now unless it is there already. @throws Error with buildah's last words. */
+export async function builtImage(target: Target = 'culvert', say: Say = () => undefined): Promise<Image> {
+  mkdirSync(CACHE, { recursive: true });
+  const turn = await lock(path.join(CACHE, 'lock'));
+  try {
+    return await provide(target, say);
+  } finally {
+    await turn[Symbol.asyncDispose]();
+  }
+}
+
+async function provide(target: Target, say: Say): Promise<Image> {
+  const reference = target === 'culvert' ? 'localhost/culvert:dev' : 'localhost/culvert-bench:dev';
+  const archive = path.join(CACHE, `${target}-${inputsHash()}.tar`);
+  if (!existsSync(archive)) {
+    const base = baseName();
+    await provideBase(base, say);
+    say(`buildah build --target ${target}`);
+    await build(target, reference, base);
+    say('writing the archive');
+    await push(reference, archive);
+    removeOthers(target, archive);
+  }
+  return { reference, archive, digest: await manifestDigest(archive), archiveBytes: statSync(archive).size };
+}
+
+/** A hash of everything that the Dockerfile can see. */
+export function inputsHash(): string {
+  const hash = createHash('sha256');
+  for (const file of INPUTS.flatMap(filesOf).filter((name) => !NOT_INPUTS.test(name)))
+    hash
+      .update(`${file}\0${(statSync(path.join(ROOT, file)).mode & 0o111).toString(8)}\0`)
+      .update(readFileSync(path.join(ROOT, file)))
+      .update('\0');
+  return hash.digest('hex').slice(0, 16);
+}
+
+function filesOf(input: string): readonly string[] {
+  const full = path.join(ROOT, input);
+  if (!statSync(full).isDirectory()) return [input];
+  return readdirSync(full, { recursive: true, encoding: 'utf8' })
+    .filter((name) => statSync(path.join(full, name)).isFile())
+    .map((name) => path.join(input, name))
+    .sort();
+}
+
+/** The base that the Dockerfile names. */
+function baseName(): string {
+  const base = /^ARG BASE=(\S+)$/m.exec(readFileSync(path.join(ROOT, 'Dockerfile'), 'utf8'))?.[1];
+  if (base === undefined) throw new Error('the Dockerfile has no line ARG BASE=');
+  return base;
+}
+
+async function provideBase(base: string, say: Say): Promise<void> {
+  const inspected = await run([...BUILDAH, 'inspect', '--type', 'image', base]);
+  if (inspected.code === 0) return;
+  say(`pulling ${base}`);
+  const pulled = await run([...BUILDAH, 'pull', '--retry', '0', base], { timeoutMs: PULL_TIMEOUT_MS });
+  if (pulled.code === 0) return;
+  say(`no registry has answered: debootstrap ${SUITE} stands in for ${base}`);
+  const container = (await must([...BUILDAH, 'from', 'scratch'])).trim();
+  try {
+    const folder = (await must([...BUILDAH, 'mount', container])).trim();
+    await must(['debootstrap', '--variant=minbase', SUITE, folder, MIRROR], { timeoutMs: BUILD_TIMEOUT_MS });
+    writeFileSync(path.join(folder, 'etc/apt/sources.list'), sourcesList());
+    await must([...BUILDAH, 'commit', '--quiet', container, base], { timeoutMs: BUILD_TIMEOUT_MS });
+  } finally {
+    await run([...BUILDAH, 'rm', container]);
+  }
+}
+
+function sourcesList(): string {
+  return [`${MIRROR} ${SUITE}`, `${MIRROR} ${SUITE}-updates`, `${MIRROR}-security ${SUITE}-security`]
+    .map((archive) => `deb ${archive} main\n`)
+    .join('');
+}
+
+async function build(target: Target, reference: string, base: string): Promise<void> {
+  const { version } = JSON.parse(readFileSync(path.join(ROOT, 'package.json'), 'utf8')) as {
+    version: string;
+  };
+  const { code, stderr, stdout } = await run(
+    [
+      ...BUILDAH,
+      'build',
+      '--isolation=chroot',
+      '--pull-never',
+      '--layers',
+      // The same files make the same digest, whenever and wherever.
+      '--timestamp=0',
+      `--target=${target}`,
+      `--build-arg=BASE=${base}`,
+      `--build-arg=VERSION=${version}`,
+      ...trustOfThisMachine(),
+      `--tag=${reference}`,
+      ROOT,
+    ],
+    { timeoutMs: BUILD_TIMEOUT_MS },
+  );
+  if (code === 0) return;
+  const last = `${stdout}\n${stderr}`.split('\n').slice(-LAST_LINES).join('\n');
+  throw new Error(`buildah build: exit ${code ?? '?'}\n${last}`);
+}
+
+/** Certificate authorities that this machine trusts besides Debian's (a proxy's, say): the build asks through it too. */
+function trustOfThisMachine(): readonly string[] {
+  const folder = '/usr/local/share/ca-certificates';
+  return existsSync(folder) ? [`--volume=${folder}:${folder}:ro`] : [];
+}
+
+async function push(reference: string, archive: string): Promise<void> {
+  const part = `${archive}.part`;
+  rmSync(part, { force: true });
+  await must([...BUILDAH, 'push', '--quiet', reference, `oci-archive:${part}:${reference}`], {
+    timeoutMs: BUILD_TIMEOUT_MS,
+  });
+  renameSync(part, archive);
+}
+
+function removeOthers(target: Target, archive: string): void {
+  for (const name of readdirSync(CACHE))
+    if (name.startsWith(`${target}-`) && name.endsWith('.tar') && path.join(CACHE, name) !== archive)
+      rmSync(path.join(CACHE, name), { force: true });
+}
+
+/** The digest of the one manifest in an OCI archive. */
+async function manifestDigest(archive: string): Promise<string> {
+  const index = await must(['tar', '-xOf', archive, 'index.json']);
+  const digest = /"digest":\s*"(sha256:[0-9a-f]{64})"/.exec(index)?.[1];
+  if (digest === undefined) throw new Error(`${archive} has no manifest in its index.json`);
+  return digest;
+}
