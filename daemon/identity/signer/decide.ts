@@ -189,13 +189,19 @@ function absent(request: SigningRequest, world: SignerWorld, why: Omit<Deny, 've
 
 /**
  * An earlier request with the same key. Earlier: one that got further, or was made in an earlier second, or stands
- * first by UID; so that of two copies exactly one is refused. A request that was refused takes no key away from others.
+ * first by UID; so that of two copies exactly one is refused. Neither what was refused nor a stranger's copy of a
+ * request, which anybody who may create requests can make, takes a key away from its owner.
  */
 function twinOf(request: SigningRequest, world: SignerWorld): RequestSummary | undefined {
   if (request.keyHash === undefined) return undefined;
   return world
     .sameKey(request.keyHash)
-    .find((other) => other.uid !== request.uid && rank(other) > 0 && isEarlier(other, request));
+    .find(
+      (other) =>
+        other.uid !== request.uid &&
+        rank(other) > (other.username === request.requester.username ? 0 : 1) &&
+        isEarlier(other, request),
+    );
 }
 
 function isEarlier(other: RequestSummary, request: SigningRequest): boolean {

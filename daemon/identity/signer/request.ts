@@ -66,6 +66,7 @@ export interface SigningRequest {
 
 /** What is kept of every request of our signer while only watching. */
 export type RequestSummary = Pick<SigningRequest, 'name' | 'uid' | 'createdMs' | 'phase' | 'keyHash'> & {
+  readonly username: string;
   /** Whose turn it is when many wait: the pod, or else the user. */
   readonly source: string;
 };
@@ -102,7 +103,8 @@ export function readRequest(object: unknown): SigningRequest | undefined {
 /** The part of a request that is kept. */
 export function summaryOf(request: SigningRequest): RequestSummary {
   const { name, uid, createdMs, phase, keyHash, requester } = request;
-  return { name, uid, createdMs, phase, keyHash, source: requester.podUid ?? requester.username };
+  const { username, podUid } = requester;
+  return { name, uid, createdMs, phase, keyHash, username, source: podUid ?? username };
 }
 
 function phaseOf(certificate: string, conditions: readonly z.infer<typeof condition>[]): Phase {
