@@ -35,10 +35,16 @@ PACKAGES := \
   openssl:'tests that forge certificates' \
   ca-certificates:'npm talks TLS'
 
+# What a real Kubernetes without Docker needs on top (test/kube).
+KUBE_PACKAGES := \
+  debootstrap:'the root file system of its nodes' \
+  $(if $(wildcard /usr/local/go/bin/go)$(shell command -v go),,golang-go:'builds Kubernetes; fetches a newer Go first')
+
 UNIT := $(wildcard test/*.test.ts) $(filter-out $(wildcard test/lab/*.test.ts test/faults/*.test.ts \
-  test/interop/*.test.ts),$(wildcard test/*/*.test.ts))
+  test/interop/*.test.ts test/kube/*.test.ts),$(wildcard test/*/*.test.ts))
 LAB := $(wildcard test/lab/*.test.ts test/faults/*.test.ts)
 INTEROP := $(wildcard test/interop/*.test.ts)
+KUBE := $(wildcard test/kube/*.test.ts)
 HOT := native/hot/build/Release/hot.node
 
 # $(call step,label,log name,command): one progress line; the output only when it fails.
@@ -51,24 +57,33 @@ endef
 .PHONY: help
 help: ## Show this
 	@echo 'Culvert: mutual TLS for every pod of a labelled namespace. Targets:'
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
 
 .PHONY: setup
 setup: packages $(HOT) ## Install what is missing: Debian packages, npm packages, native parts
 	@test -x $(NODE) || { echo 'setup: the pinned node is missing; remove node_modules and run make setup again' >&2; exit 1; }
 
+# $(call install,list): installs what is missing of a list of packages, and says why.
+define install
+@missing=(); \
+for entry in $(1); do name=$${entry%%:*}; \
+  [ "$$(dpkg-query -W -f='$${db:Status-Status}' $$name 2>/dev/null)" = installed ] || missing+=("$$name"); done; \
+command -v npm >/dev/null || { echo '  nodejs, npm: to install the pinned ones'; missing+=(nodejs npm); }; \
+[ $${#missing[@]} = 0 ] && exit 0; \
+for entry in $(1); do for name in "$${missing[@]}"; do \
+  [ "$${entry%%:*}" = "$$name" ] && echo "  $$name: $${entry#*:}"; done; done; \
+[ "$$(id -u)" = 0 ] || { echo 'setup: installing these needs root: sudo make setup' >&2; exit 1; }; \
+command -v apt-get >/dev/null || { echo 'setup: no apt-get here: install the above by hand' >&2; exit 1; }; \
+$(MAKE) apt-install MISSING="$${missing[*]}"
+endef
+
 .PHONY: packages
 packages:
-	@missing=(); \
-	for entry in $(PACKAGES); do name=$${entry%%:*}; \
-	  [ "$$(dpkg-query -W -f='$${db:Status-Status}' $$name 2>/dev/null)" = installed ] || missing+=("$$name"); done; \
-	command -v npm >/dev/null || { echo '  nodejs, npm: to install the pinned ones'; missing+=(nodejs npm); }; \
-	[ $${#missing[@]} = 0 ] && exit 0; \
-	for entry in $(PACKAGES); do for name in "$${missing[@]}"; do \
-	  [ "$${entry%%:*}" = "$$name" ] && echo "  $$name: $${entry#*:}"; done; done; \
-	[ "$$(id -u)" = 0 ] || { echo 'setup: installing these needs root: sudo make setup' >&2; exit 1; }; \
-	command -v apt-get >/dev/null || { echo 'setup: no apt-get here: install the above by hand' >&2; exit 1; }; \
-	$(MAKE) apt-install MISSING="$${missing[*]}"
+	$(call install,$(PACKAGES))
+
+.PHONY: kube-packages
+kube-packages: packages
+	$(call install,$(KUBE_PACKAGES))
 
 .PHONY: apt-install
 apt-install:
@@ -92,6 +107,23 @@ lab: setup ## The story: two nodes, a request before and after the label (KEEP=1
 .PHONY: lab-down
 lab-down: setup ## Remove what killed labs left behind (ALL=1: end living ones too)
 	@$(NODE) test/lab/kit/sweep.ts $(if $(ALL),--all)
+
+.PHONY: cluster
+cluster: kube ## The story on a real Kubernetes, two nodes, no Docker (KEEP=1: stays up; the first time builds it: minutes)
+	@KEEP=$(KEEP) $(NODE) test/kube/story.ts
+
+.PHONY: cluster-down
+cluster-down: setup ## Remove clusters that stayed up or were killed (ALL=1: end those of running tests too)
+	@$(NODE) test/kube/kit/down.ts $(if $(ALL),--all)
+
+# Kubernetes and its nodes' root file system, made once on a machine and kept outside the tree.
+.PHONY: kube
+kube: setup kube-packages
+	@$(NODE) test/kube/kit/prepare.ts
+
+.PHONY: test-kube
+test-kube: kube ## Tests on a real Kubernetes
+	@test -z "$(KUBE)" || $(NODE) --test --test-concurrency=1 $(TEST_FLAGS) --test-reporter=spec $(KUBE)
 
 .PHONY: lint
 lint: setup ## Types, lint rules, format, and whether the committed BPF objects match their sources

@@ -46,6 +46,10 @@ export interface IssueOptions {
   readonly keyUsage?: number;
   /** Common name; default none (an empty subject). */
   readonly commonName?: string;
+  /** Organizations of the subject, beside a common name: Kubernetes reads them as groups. */
+  readonly organizations?: readonly string[];
+  /** IPv4 addresses beside the URIs. */
+  readonly ips?: readonly string[];
   /** Leaves the SAN uncritical, though the subject is empty. */
   readonly sanNotCritical?: boolean;
 }
@@ -53,6 +57,7 @@ export interface IssueOptions {
 const HOUR = 3_600_000;
 const OID = {
   commonName: '2.5.4.3',
+  organization: '2.5.4.10',
   ecPublicKey: '1.2.840.10045.2.1',
   ecdsaSha256: '1.2.840.10045.4.3.2',
   subjectKeyId: '2.5.29.14',
@@ -145,6 +150,7 @@ function leaf(
   const names = [
     ...(typeof uris === 'string' ? [uris] : uris).map((uri) => tlv(0x86, Buffer.from(uri, 'latin1'))),
     ...(options.dns ?? []).map((name) => tlv(0x82, Buffer.from(name, 'latin1'))),
+    ...(options.ips ?? []).map((address) => tlv(0x87, Buffer.from(address.split('.').map(Number)))),
   ];
   const usages = options.usages ?? ['serverAuth', 'clientAuth'];
   const emptySubject = options.commonName === undefined;
@@ -157,7 +163,7 @@ function leaf(
     );
   return certificate({
     issuer: dn(issuer.name),
-    subject: emptySubject ? sequence() : dn(options.commonName ?? ''),
+    subject: emptySubject ? sequence() : dn(options.commonName ?? '', options.organizations),
     issuerKey: issuer.key,
     publicKey,
     notBefore: options.notBefore ?? new Date(Date.now() - HOUR),
@@ -219,9 +225,11 @@ function extension(id: string, critical: boolean, value: Buffer): Buffer {
   return critical ? sequence(oid(id), tlv(0x01, Buffer.from([0xff])), octets) : sequence(oid(id), octets);
 }
 
-function dn(name: string): Buffer {
-  const attribute = sequence(oid(OID.commonName), tlv(0x0c, Buffer.from(name, 'utf8')));
-  return sequence(tlv(0x31, attribute));
+function dn(name: string, organizations: readonly string[] = []): Buffer {
+  const attribute = (id: string, value: string): Buffer =>
+    tlv(0x31, sequence(oid(id), tlv(0x0c, Buffer.from(value, 'utf8'))));
+  const groups = organizations.map((organization) => attribute(OID.organization, organization));
+  return sequence(...groups, attribute(OID.commonName, name));
 }
 
 function time(date: Date): Buffer {
