@@ -37,7 +37,9 @@ PACKAGES := \
 
 # What a real Kubernetes without Docker needs on top (test/kube).
 KUBE_PACKAGES := \
-  debootstrap:'the root file system of its nodes' \
+  debootstrap:'the root file system of its nodes; the base of the image' \
+  buildah:'builds the image' \
+  shellcheck:'checks the script of make kind' \
   $(if $(wildcard /usr/local/go/bin/go)$(shell command -v go),,golang-go:'builds Kubernetes; fetches a newer Go first')
 
 UNIT := $(wildcard test/*.test.ts) $(filter-out $(wildcard test/lab/*.test.ts test/faults/*.test.ts \
@@ -116,13 +118,21 @@ cluster: kube ## The story on a real Kubernetes, two nodes, no Docker (KEEP=1: s
 cluster-down: setup ## Remove clusters that stayed up or were killed (ALL=1: end those of running tests too)
 	@$(NODE) test/kube/kit/down.ts $(if $(ALL),--all)
 
+.PHONY: image
+image: setup kube-packages ## Build the image of the Dockerfile, without Docker; says where it is
+	@$(NODE) test/kube/image/main.ts
+
+.PHONY: kind
+kind: ## With Docker and kind: a cluster, the image, the mesh, the benchmark (KEEP=1: stays up)
+	@KEEP=$(KEEP) test/kube/kind.sh
+
 # Kubernetes and its nodes' root file system, made once on a machine and kept outside the tree.
 .PHONY: kube
 kube: setup kube-packages
 	@$(NODE) test/kube/kit/prepare.ts
 
 .PHONY: test-kube
-test-kube: kube ## Tests on a real Kubernetes
+test-kube: kube image ## Tests on a real Kubernetes
 	@test -z "$(KUBE)" || $(NODE) --test --test-concurrency=1 $(TEST_FLAGS) --test-reporter=spec $(KUBE)
 
 .PHONY: lint
