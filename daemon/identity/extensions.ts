@@ -2,10 +2,12 @@
 import { AsnParser } from '@peculiar/asn1-schema';
 import { Certificate, KeyUsage } from '@peculiar/asn1-x509';
 import type { Extension } from '@peculiar/asn1-x509';
-import { isDer } from './der.ts';
+import { isDer, isTaggedAsCertificate } from './der.ts';
 import { excerpt } from './text.ts';
 
 const MAX_EXTENSIONS = 32;
+/** Class bits of a tag: no extension's value is one of these, and the ASN.1 library would take it for a SEQUENCE. */
+const CONTEXT_SPECIFIC = 0x80;
 
 /** Bits of the first byte of a KeyUsage. */
 export const KEY_USAGE = { digitalSignature: 0x80, keyCertSign: 0x04, cRLSign: 0x02 } as const;
@@ -13,6 +15,7 @@ export const KEY_USAGE = { digitalSignature: 0x80, keyCertSign: 0x04, cRLSign: 0
 /** The certificate in `der`. @throws when `der` is not exactly one, in DER. */
 export function parseCertificate(der: Uint8Array): Certificate {
   if (!isDer(der)) throw new RangeError('it is not one DER value');
+  if (!isTaggedAsCertificate(der)) throw new RangeError('it has a tag where a certificate has none');
   return AsnParser.parse(der, Certificate);
 }
 
@@ -29,7 +32,8 @@ export function indexExtensions(
   for (const extension of extensions) {
     const oid = extension.extnID;
     if (byOid.has(oid)) return `it has extension ${excerpt(oid)} twice`;
-    if (judged.has(oid) && !isDer(octets(extension)))
+    const value = octets(extension);
+    if (judged.has(oid) && (!isDer(value) || (value[0] ?? 0) >= CONTEXT_SPECIFIC))
       return `its extension ${excerpt(oid)} is not one DER value`;
     if (extension.critical && !judged.has(oid)) return `its critical extension ${excerpt(oid)} is not known`;
     byOid.set(oid, extension);

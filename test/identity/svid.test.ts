@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { generateKeyPairSync } from 'node:crypto';
 import { describe, it } from 'node:test';
 import { SvidVerifier, verifySvid } from '../../daemon/identity/svid.ts';
 import {
@@ -226,6 +227,25 @@ describe('refused: the certificate as a whole', () => {
     ],
   };
   for (const [name, [der, detail]] of Object.entries(cases)) it(name, () => refused(der, detail));
+
+  it('with a context-specific tag in a SEQUENCE’s place, or no digit in a time, which the ASN.1 library would take', () => {
+    const { publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
+    const spki = publicKey.export({ type: 'spki', format: 'der' });
+    const der = forge({ spki });
+    const [keyFrom, keyTo] = [der.indexOf(spki) + 25, der.indexOf(spki) + spki.length];
+    const signatureFrom = der.length - 9;
+    let tried = 0;
+    for (const [at, byte] of der.entries()) {
+      if (byte !== 0x30 || (at >= keyFrom && at < keyTo) || at >= signatureFrom) continue;
+      for (const tag of [0xa0, 0xa1, 0xa3]) {
+        const wrong = Buffer.from(der);
+        wrong[at] = tag;
+        assert.ok(!judge(wrong).ok, `tag ${tag.toString(16)} at ${at} of ${der.toString('hex')}`);
+        tried += 1;
+      }
+    }
+    assert.ok(tried > 30);
+  });
 
   it('says what it saw on one short line', () => {
     const verdict = judge(forgeSan(san(uri(`https://evil\n\x1b[31m${'x'.repeat(5_000)}`))));
