@@ -52,6 +52,8 @@ export class FileSource implements ClusterSource {
   /** What the last look at everything took, without reading. */
   #lookMs = 0;
   #lastTurnMs = 0;
+  /** When everything was looked at last. */
+  #currentMs = performance.now();
   readonly #closing = new AbortController();
   #wake: () => void = () => undefined;
   #running: Promise<void> | undefined;
@@ -87,6 +89,10 @@ export class FileSource implements ClusterSource {
     ];
   }
 
+  stalenessMs(): ReadonlyMap<string, number> {
+    return new Map([['folder', performance.now() - this.#currentMs]]);
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     this.#closing.abort();
     this.#wake();
@@ -105,6 +111,7 @@ export class FileSource implements ClusterSource {
       if (this.#isClosed()) return;
       const deltas = this.#view.takeDeltas();
       if (deltas.length > 0) onDeltas(deltas);
+      if (isAll && !this.#unread.has('')) this.#currentMs = performance.now();
       if (isAll) this.#settleFirstLook();
       await this.#sleep();
     }

@@ -6,6 +6,7 @@ import { isDeepStrictEqual } from 'node:util';
 import type { PodUid } from '../mesh/ids.ts';
 import type { Delta, PublishedState, SourceProblem } from '../mesh/model.ts';
 import type { FileContent, LineProblem } from './documents.ts';
+import { gone, inOrder } from './order.ts';
 import type { StatusContent } from './published.ts';
 
 /** Which objects are wanted. `node` narrows pods to one node's. Pods are needed for `published`. */
@@ -35,16 +36,6 @@ interface HeldStatus {
 const MAX_OBJECTS = 500_000;
 /** Problems told at once; the rest is a number. */
 const MAX_PROBLEMS = 1_000;
-/** Readers of the deltas meet a pod's namespace before the pod, and the pod before its state. */
-const RANK: Readonly<Record<Delta['kind'], number>> = {
-  namespace: 0,
-  node: 1,
-  workload: 2,
-  service: 3,
-  slice: 4,
-  published: 5,
-};
-
 export class FolderView {
   readonly #filter: FileFilter | undefined;
   readonly #files = new Map<string, HeldFile>();
@@ -126,7 +117,7 @@ export class FolderView {
     if (this.#wants('published'))
       for (const uid of this.#changedUids) deltas.push(...this.#settlePublished(uid));
     this.#changedUids.clear();
-    return deltas.sort((a, b) => RANK[a.kind] - RANK[b.kind]);
+    return inOrder(deltas);
   }
 
   problems(): readonly SourceProblem[] {
@@ -237,10 +228,4 @@ export class FolderView {
 
 function twice(title: string, where: string): string {
   return `${title} is also in ${where}, and that one is used`;
-}
-
-function gone(delta: Delta): Delta {
-  return delta.kind === 'workload' || delta.kind === 'published'
-    ? { kind: delta.kind, key: delta.key, value: undefined }
-    : { kind: delta.kind, key: delta.key, value: undefined };
 }

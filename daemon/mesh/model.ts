@@ -150,4 +150,6 @@ export interface ClusterSource extends AsyncDisposable {
   readonly synced: Promise<void>;
   /** Present problems; empty when all is well. */
   problems(): readonly SourceProblem[];
+  /** ms since each part of the state was last known to be current, by the part's name. */
+  stalenessMs(): ReadonlyMap<string, number>;
 }
