@@ -3,6 +3,7 @@
  * Bounded in number, in all and for each pod, and in time; looked at again on every change of state.
  */
 import type { PodUid } from '../mesh/ids.ts';
+import type { Gone } from './seams.ts';
 
 /** What a held question answers: still nothing, or a value to go on with. */
 export type Attempt<T> = { readonly held: true } | { readonly held: false; readonly value: T };
@@ -45,7 +46,7 @@ export class Holding {
     attempt: () => Attempt<T>,
     then: (value: T) => void,
     giveUp: (isFull: boolean) => void,
-    signal: AbortSignal,
+    signal: Gone,
   ): void {
     const first = attempt();
     if (!first.held) {
@@ -78,7 +79,7 @@ export class Holding {
       giveUp: () => leave(giveUpWaiting),
       deadline: setTimeout(() => leave(giveUpWaiting), this.#timeoutMs),
     };
-    signal.addEventListener('abort', onAbort, { once: true });
+    signal.addEventListener('abort', onAbort);
     this.#waiting.add(waiter);
   }
 

@@ -11,6 +11,7 @@ import type { LocalPod } from '../mesh/wiring.ts';
 import { addressText } from './connections.ts';
 import type { Connection } from './connections.ts';
 import { dial } from './dial.ts';
+import { abortOnClose } from './gone.ts';
 import { NO_PLACE } from './holding.ts';
 import type { Attempt } from './holding.ts';
 import { HBONE_PORT, isDecidable, localEnd, refuse, remoteEnd } from './plane.ts';
@@ -145,7 +146,7 @@ function deliver(
     void carried.done.then((end) => connection.close(end.reason, end.detail));
   });
   if (dialling.settled) return; // no socket could be made
-  connect.signal.addEventListener('abort', onGone, { once: true });
+  connect.signal.addEventListener('abort', onGone);
   connection.cut = (reason, detail) => {
     if (dialling.settled) return;
     dialling.settled = true;
@@ -199,19 +200,6 @@ export function describeSource(plane: DataPlane, connection: Connection, ip: Loc
   const workload = plane.state.workloadByIp(ip);
   connection.facts.srcWorkload = workload?.name;
   connection.facts.srcNamespace = workload?.namespace;
-}
-
-/** A signal that fires when the socket closes while its fate is undecided. */
-export function abortOnClose(socket: Socket): {
-  readonly signal: AbortSignal;
-  readonly abort: () => void;
-  readonly release: () => void;
-} {
-  const controller = new AbortController();
-  // With a reason: without one node makes an exception with its stack.
-  const abort = (): void => controller.abort('the socket is closed');
-  socket.once('close', abort);
-  return { signal: controller.signal, abort, release: () => socket.removeListener('close', abort) };
 }
 
 function ignore(): void {}

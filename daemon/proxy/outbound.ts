@@ -10,15 +10,15 @@ import type { PassthroughVerdict, SelfVerdict, TunnelTarget, TunnelVerdict } fro
 import type { LocalPod } from '../mesh/wiring.ts';
 import type { Connection } from './connections.ts';
 import { dial, socketInPod } from './dial.ts';
+import { abortOnClose } from './gone.ts';
 import { forwardingHeaders } from './headers.ts';
 import { NO_PLACE } from './holding.ts';
 import type { Attempt } from './holding.ts';
-import { abortOnClose } from './inbound.ts';
 import { carry } from './plaintext.ts';
 import { descriptorOf, HBONE_PORT, isDecidable, refuse, remoteEnd } from './plane.ts';
 import type { DataPlane } from './plane.ts';
 import { relay } from './relay.ts';
-import type { LocalIdentity, Refusal, TunnelStream } from './seams.ts';
+import type { Gone, LocalIdentity, Refusal, TunnelStream } from './seams.ts';
 
 interface Destination {
   readonly ip: Ip;
@@ -216,7 +216,7 @@ function tunnelTo(
   plan: Extract<Plan, { kind: 'tunnel' }>,
   candidate: TunnelTarget,
   connection: Connection,
-  signal: AbortSignal,
+  signal: Gone,
 ): Promise<TunnelStream | Refusal> {
   const { pod, identity } = plan;
   return plane.tunnels.open({

@@ -182,7 +182,7 @@ test('a peer that goes away before the answer aborts the CONNECT', async () => {
   const gone = new AbortController();
   const opening = wire.tunnels.open(wire.request({ signal: gone.signal }));
   const connect = await arrived;
-  const aborted = once(connect.signal, 'abort');
+  const aborted = new Promise<void>((resolve) => connect.signal.addEventListener('abort', resolve));
   gone.abort();
   const outcome = await opening;
   assert.ok(!outcome.ok);

@@ -3,7 +3,8 @@ import type { ServerHttp2Stream, ServerStreamResponseOptions } from 'node:http2'
 import type { Duplex } from 'node:stream';
 import type { SpiffeId } from '../../mesh/ids.ts';
 import type { Address, ParsedConnect } from './connect.ts';
-import type { IncomingConnect } from '../seams.ts';
+import { Departure } from '../gone.ts';
+import type { Gone, IncomingConnect } from '../seams.ts';
 
 const ACCEPTED = { ':status': 200 } as const;
 /** An option of node's that its types forget. */
@@ -11,15 +12,13 @@ type ResponseOptions = ServerStreamResponseOptions & { readonly sendDate: false 
 const OPEN: ResponseOptions = { sendDate: false };
 const ENDED: ResponseOptions = { sendDate: false, endStream: true };
 
-const GONE = 'the stream is closed';
-
 export class IncomingStream implements IncomingConnect {
   readonly peer: SpiffeId;
   readonly target: Address;
   readonly forwardedFor: Address | undefined;
   readonly headers: Readonly<Record<string, string>>;
   readonly #stream: ServerHttp2Stream;
-  #gone: AbortController | undefined;
+  #gone: Departure | undefined;
 
   constructor(peer: SpiffeId, stream: ServerHttp2Stream, connect: ParsedConnect) {
     this.peer = peer;
@@ -30,15 +29,14 @@ export class IncomingStream implements IncomingConnect {
   }
 
   /** Made on first use: most connections are answered before anybody asks. */
-  get signal(): AbortSignal {
+  get signal(): Gone {
     if (this.#gone === undefined) {
-      const gone = new AbortController();
+      const gone = new Departure();
       this.#gone = gone;
-      // With a reason: without one node makes an exception with its stack, for each connection that ends.
-      if (this.#stream.destroyed) gone.abort(GONE);
-      else this.#stream.once('close', () => gone.abort(GONE));
+      if (this.#stream.destroyed) gone.abort();
+      else this.#stream.on('close', () => gone.abort());
     }
-    return this.#gone.signal;
+    return this.#gone;
   }
 
   accept(headers?: Readonly<Record<string, string>>): Duplex {
