@@ -75,6 +75,10 @@ class TwoEnds implements Relay {
     this.#silence?.refresh();
   }
 
+  get bothEnded(): boolean {
+    return this.#forward.hasEnded && this.#back.hasEnded;
+  }
+
   /** One direction has ended. */
   ended(): void {
     this.#silence ??= setTimeout(() => this.cut('HALF_CLOSED_TIMEOUT'), this.#halfClosedTimeoutMs);
@@ -91,11 +95,9 @@ class TwoEnds implements Relay {
       });
       return;
     }
-    let failure: Error | undefined;
-    end.on('error', (error) => {
-      failure ??= error;
-    });
-    end.once('close', () => {
+    // Each event below comes once; `once` would cost a listener more, and a stream of http2 counts them by events.
+    end.on('close', () => {
+      const failure = end.errored ?? undefined;
       if (failure !== undefined || !from.hasEnded || isAborted(end)) this.#broke(end, reason, failure);
       // It has said all, and wants no more: the other side gets what is still on its way to it.
       else if (!to.hasEnded) closeWhenFinished(to.source);
@@ -125,6 +127,7 @@ class Direction {
   readonly source: Duplex;
   bytes = 0;
   hasEnded = false;
+  #hearsDrain = false;
   readonly #sink: Duplex;
   readonly #owner: TwoEnds;
   readonly #isSocket: boolean;
@@ -138,8 +141,7 @@ class Direction {
 
   start(): void {
     this.source.on('data', (chunk: Buffer) => this.#carry(chunk));
-    this.source.once('end', () => this.#end());
-    this.#sink.on('drain', () => this.#drained());
+    this.source.on('end', () => this.#end());
     // Accepted sockets come paused (pauseOnConnect), and a listener does not undo that.
     this.source.resume();
   }
@@ -150,8 +152,13 @@ class Direction {
     this.#owner.touch();
     // A tunnel's session gathers the frames of a turn by itself.
     const goOn = this.#isSocket ? writeInTurn(sink, chunk) : sink.write(chunk);
+    if (goOn) return;
+    if (!this.#hearsDrain) {
+      this.#hearsDrain = true;
+      sink.on('drain', () => this.#drained());
+    }
     // 'drain' follows every write that returned false, so that pausing later than it asks for is safe.
-    if (!goOn && sink.writableLength >= MAX_QUEUED_BYTES) this.source.pause();
+    if (sink.writableLength >= MAX_QUEUED_BYTES) this.source.pause();
   }
 
   #drained(): void {
@@ -161,7 +168,9 @@ class Direction {
 
   #end(): void {
     this.hasEnded = true;
-    this.#sink.end();
+    // The close of a socket that has nothing more to say, and has heard all, is its FIN: one system call, not two.
+    if (this.#isSocket && this.#owner.bothEnded && this.#sink.writableLength === 0) this.#sink.destroy();
+    else this.#sink.end();
     this.#owner.ended();
   }
 }

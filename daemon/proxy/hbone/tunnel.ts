@@ -194,25 +194,29 @@ export class ClientTunnel {
     );
     guard(stream);
     this.streams++;
-    stream.once('close', () => this.#streamClosed());
     return new Promise((resolve) => {
+      let isSettled = false;
       const settle = (outcome: TunnelStream | StreamRefusal): void => {
+        if (isSettled) return;
+        isSettled = true;
         clearTimeout(timer);
         request.signal.removeEventListener('abort', aborted);
-        stream.off('close', closed);
         resolve(outcome);
         // Not close(): it would send END_STREAM first, which a far app could take for an empty request.
         if (!outcome.ok && !stream.destroyed) stream.destroy(new Error(outcome.reason));
       };
-      const closed = (): void => settle(this.#unanswered(stream));
       const aborted = (): void => settle({ ...refusal('CLIENT_RESET'), unprocessed: false });
       const timer = setTimeout(
         () => settle({ ...refusal('CONNECT_TIMEOUT'), unprocessed: false }),
         this.#config.answerTimeout,
       );
       request.signal.addEventListener('abort', aborted);
-      stream.once('close', closed);
-      stream.once('response', (headers) => {
+      // Each comes once; `once` would cost a listener more, and a stream of http2 counts its listeners by events.
+      stream.on('close', () => {
+        this.#streamClosed();
+        if (!isSettled) settle(this.#unanswered(stream));
+      });
+      stream.on('response', (headers) => {
         const status = headers[':status'] ?? 0;
         if (status === 200) settle({ ok: true, stream, peer: this.#request.key.destinationId });
         else settle({ ...refusal(reasonOfStatus(status), `status ${status}`), unprocessed: false });
