@@ -4,12 +4,12 @@
  */
 import type { Hot } from '../../native/hot/index.ts';
 import { MeshError } from '../errors.ts';
-import { whyNotEnrollable } from '../mesh/enrollable.ts';
 import type { PodUid, SpiffeId } from '../mesh/ids.ts';
 import { spiffeId } from '../mesh/ids.ts';
 import type { MeshSettings, Workload } from '../mesh/model.ts';
 import type { MeshState } from '../mesh/state.ts';
 import type { Log } from '../observe/log.ts';
+import { Adoption } from './adoption.ts';
 import { CapturedPod } from './captured-pod.ts';
 import type { CaptureContext } from './captured-pod.ts';
 import { localPod, newEntry } from './entry.ts';
@@ -17,7 +17,7 @@ import type { Entry } from './entry.ts';
 import { dropGuard, guardInbound, guardPod } from './guard.ts';
 import { WantedIdentities } from './identities.ts';
 import type { IdentityEvents } from './identities.ts';
-import { cgroupId, cgroupIdOrZero, listPodCgroups } from './kubepods.ts';
+import { cgroupId, listPodCgroups } from './kubepods.ts';
 import { facetsOf, nextPhase } from './machine.ts';
 import type { Phase, PodFacts, Timing } from './machine.ts';
 import { cutOlderIfAsked, cutUnguarded } from './older.ts';
@@ -25,9 +25,9 @@ import { untilNextLook } from './pace.ts';
 import { Reports } from './reports.ts';
 import type { ReportEvents } from './reports.ts';
 import { findSandbox, hasProcesses } from './sandbox.ts';
-import { NOTHING_ADOPTED, knownOf, removeStrangers, unseenOf } from './strangers.ts';
 import type { Adopted } from './strangers.ts';
 import { takeApart } from './take-apart.ts';
+import { isWanted } from './wanted.ts';
 
 export interface EnrolmentOptions {
   readonly context: CaptureContext;
@@ -49,11 +49,9 @@ export class Enrolment {
   readonly #seenUnwanted = new Set<PodUid>();
   readonly #identities: WantedIdentities;
   readonly #reports: Reports;
-  #adopted = NOTHING_ADOPTED;
-  /** Pods of daemons with another map layout, until we hold them all. */
-  #elsewhere: readonly PodUid[] | undefined;
+  /** Set when it starts. */
+  #adoption: Adoption | undefined;
   #isFirst = true;
-  #started = false;
   #paused = false;
   #leavingAll: (() => void) | undefined;
   #scheduled: NodeJS.Immediate | undefined;
@@ -68,9 +66,7 @@ export class Enrolment {
 
   /** Starts with what a daemon before us left in the kernel. Nothing is done before: all of it would look strange. */
   start(adopted: Adopted): void {
-    this.#adopted = adopted;
-    if (adopted.otherLayouts.length > 0) this.#elsewhere = adopted.podsElsewhere;
-    this.#started = true;
+    this.#adoption = new Adoption(this.#options.context.kernel, this.#options.log, adopted);
     this.#reconcile();
   }
 
@@ -113,7 +109,7 @@ export class Enrolment {
 
   /** Lets go of our copies of the listeners: with the workers' closed too, new connections are refused at once. */
   closeListeners(): void {
-    for (const entry of this.#entries.values()) entry.captured?.closeListeners();
+    for (const entry of this.#entries.values()) entry.captured?.listeners.close();
   }
 
   /** Un-enrols every pod as if each label had gone; resolves when nothing is left. */
@@ -128,26 +124,33 @@ export class Enrolment {
   equip(worker: number): void {
     for (const entry of this.#entries.values()) {
       if (entry.captured === undefined) continue;
-      this.#options.context.fleet.send(worker, { type: 'pod', pod: localPod(entry, entry.captured) });
-      entry.captured.handTo(worker);
+      entry.captured.listeners.owe(worker);
+      try {
+        if (entry.id !== undefined)
+          this.#options.context.fleet.send(worker, { type: 'pod', pod: localPod(entry, entry.captured) });
+        entry.captured.listeners.handOver();
+      } catch (error) {
+        this.#failed(entry, error);
+      }
     }
+    this.poke();
   }
 
   #reconcile(): void {
-    if (this.#paused || !this.#started) return;
+    const adoption = this.#adoption;
+    if (this.#paused || adoption === undefined) return;
     clearTimeout(this.#timer);
     const cgroups = this.#podCgroups();
     if (cgroups === undefined) return this.#later(this.#options.timing.rescanInterval);
     const local = new Map<PodUid, Workload>();
     for (const workload of this.#options.state.workloads())
       if (workload.node === this.#options.settings.nodeName) local.set(workload.uid, workload);
-    for (const [uid, workload] of local) this.#consider(uid, workload, cgroups.get(uid));
+    for (const workload of local.values()) this.#consider(adoption, workload, cgroups.get(workload.uid));
     for (const entry of [...this.#entries.values()])
       this.#step(entry, local.get(entry.uid), cgroups.get(entry.uid));
     for (const uid of this.#seenUnwanted) if (!local.has(uid)) this.#seenUnwanted.delete(uid);
-    this.#endStrangers(cgroups, (uid) => local.has(uid));
+    adoption.settle(this.#entries, cgroups, (uid) => local.has(uid));
     this.#isFirst = false;
-    this.#endOtherLayouts();
     this.#reports.tell(this.#entries, local);
     if (this.#leavingAll !== undefined && this.#entries.size === 0) this.#leavingAll();
     this.#later(untilNextLook(this.#entries.values(), this.#options.timing, Date.now()));
@@ -169,18 +172,17 @@ export class Enrolment {
   }
 
   /** Makes an entry for a pod that has become wanted, or that a daemon before us left enrolled: it leaves in order. */
-  #consider(uid: PodUid, workload: Workload, cgroup: string | undefined): void {
+  #consider(adoption: Adoption, workload: Workload, cgroup: string | undefined): void {
+    const { uid } = workload;
     if (this.#entries.has(uid)) return;
-    const wasEnrolled =
-      cgroup !== undefined &&
-      (this.#adopted.enrolledCgroups.includes(cgroupIdOrZero(cgroup)) ||
-        this.#adopted.podsElsewhere.includes(uid));
-    if (!wasEnrolled && !this.#isWanted(workload)) {
-      this.#seenUnwanted.add(uid);
+    const wasEnrolled = cgroup !== undefined && adoption.wasEnrolled(uid, cgroup);
+    const isGuarded = adoption.isGuarded(uid);
+    if (!wasEnrolled && !this.#isWanted(workload, isGuarded)) {
+      // Of a pod that came after us and whose label nobody could tell, it is not known that it was not wanted.
+      if (this.#isFirst || this.#options.state.labelling(workload) !== 'unread') this.#seenUnwanted.add(uid);
       return;
     }
     if (cgroup === undefined) return; // its cgroup has not appeared yet
-    const isGuarded = this.#adopted.guards.includes(uid);
     const ranUnguarded = !wasEnrolled && !isGuarded && hasProcesses(cgroup);
     const wasRunning = ranUnguarded && (this.#seenUnwanted.has(uid) || this.#isFirst);
     this.#entries.set(
@@ -190,14 +192,9 @@ export class Enrolment {
     this.#seenUnwanted.delete(uid);
   }
 
-  #isWanted(workload: Workload): boolean {
-    if (this.#leavingAll !== undefined) return false;
-    const isOver = workload.phase === 'Succeeded' || workload.phase === 'Failed';
-    return (
-      !isOver &&
-      this.#options.state.isLabelled(workload) &&
-      whyNotEnrollable(workload, this.#options.state.namespace(workload.namespace)) === undefined
-    );
+  /** `isOurs`: false only for a pod that has no entry, and that no daemon before us left closed. */
+  #isWanted(workload: Workload, isOurs = true): boolean {
+    return this.#leavingAll === undefined && isWanted(this.#options.state, workload, isOurs);
   }
 
   /** One pod, from where it is towards where it should be. A failure is kept as its reason and tried again. */
@@ -211,17 +208,22 @@ export class Enrolment {
       }
       try {
         this.#observe(entry, cgroup);
+        entry.captured?.listeners.handOver();
       } finally {
         // Also when its listeners can't be opened: then it stays guarded, not open.
         this.#advance(entry, workload, cgroup);
       }
       entry.problem = undefined;
     } catch (error) {
-      const reason = error instanceof MeshError ? `${error.code}: ${error.message}` : String(error);
-      if (entry.problem !== reason)
-        this.#options.log.error({ pod: entry.uid, err: error }, 'enrolment failed; it is tried again');
-      entry.problem = reason;
+      this.#failed(entry, error);
     }
+  }
+
+  #failed(entry: Entry, error: unknown): void {
+    const reason = error instanceof MeshError ? `${error.code}: ${error.message}` : String(error);
+    if (entry.problem !== reason)
+      this.#options.log.error({ pod: entry.uid, err: error }, 'enrolment failed; it is tried again');
+    entry.problem = reason;
   }
 
   /** Finds the sandbox, its addresses; a pod whose namespace changed (restart in place) starts over. */
@@ -281,6 +283,7 @@ export class Enrolment {
       listening:
         entry.captured !== undefined &&
         entry.captured.ips.length > 0 &&
+        entry.captured.listeners.isHandedOver &&
         this.#options.context.fleet.isListening(entry.uid),
       nowMs: Date.now(),
     };
@@ -315,18 +318,18 @@ export class Enrolment {
     const isGuarded = entry.guarded !== undefined || captured.ips.length === 0;
     captured.apply(facets, entry.lastWorkload);
     // Once nothing escapes any more: what was opened a moment before is older too.
-    if (captures) captured.noteOlder();
+    if (captures) captured.older.note(entry.lastWorkload.excludeOutboundCidrs);
     if (entry.guarded !== undefined && !facets.guard) {
       this.#options.context.kernel.unguardPending(entry.uid);
       entry.guarded = undefined;
     }
     // A pod that should have been guarded from its start has nothing older: what it opened meanwhile went unguarded.
     if (captures && entry.phase.state === 'opening' && !entry.wasEnrolled && !isGuarded)
-      this.#options.events.unguarded(entry.uid, cutUnguarded(this.#options.log, entry.uid, captured));
-    entry.olderConnections = captured.countOlder();
+      this.#options.events.unguarded(entry.uid, cutUnguarded(this.#options.log, entry.uid, captured.older));
+    entry.olderConnections = captured.older.count();
     if (entry.phase.state !== 'enrolled' || entry.olderConnections === 0) return;
-    cutOlderIfAsked(this.#options, entry.lastWorkload, captured);
-    entry.olderConnections = captured.countOlder();
+    cutOlderIfAsked(this.#options, entry.lastWorkload, captured.older);
+    entry.olderConnections = captured.older.count();
   }
 
   /** `liveCgroup`: the pod goes on in it with another sandbox, and is guarded until that one is captured. */
@@ -365,34 +368,5 @@ export class Enrolment {
     const { id } = entry;
     if (id === undefined || [...this.#entries.values()].some((other) => other.id === id)) return;
     this.#identities.release(id);
-  }
-
-  /** Pins of another layout keep their pods closed until each is captured by ours, or has left. */
-  #endOtherLayouts(): void {
-    const isHeld = (uid: PodUid): boolean => {
-      const entry = this.#entries.get(uid);
-      return entry === undefined || entry.phase.state === 'leaving' || entry.captured?.isCapturing === true;
-    };
-    const { context, log } = this.#options;
-    if (this.#elsewhere?.every(isHeld) !== true) return;
-    try {
-      const removed = context.kernel.removeOtherLayouts();
-      this.#elsewhere = undefined;
-      log.info({ removed }, 'the pods of a daemon with another map layout are ours now');
-    } catch (error) {
-      log.error({ err: error }, 'pins of another map layout could not be removed; it is tried again');
-    }
-  }
-
-  /** What a daemon before us left goes, but for pods that live and that we have not heard of (yet). */
-  #endStrangers(cgroups: ReadonlyMap<PodUid, string>, isSeen: (uid: PodUid) => boolean): void {
-    const { kernel } = this.#options.context;
-    const unseen = unseenOf(this.#adopted, cgroups, isSeen);
-    const isLess =
-      unseen.enrolledCgroups.length < this.#adopted.enrolledCgroups.length ||
-      unseen.guards.length < this.#adopted.guards.length;
-    if (this.#isFirst || isLess)
-      removeStrangers(kernel, kernel.inventory(), knownOf(this.#entries, unseen, cgroups));
-    this.#adopted = unseen;
   }
 }

@@ -15,13 +15,6 @@ export interface Known {
 /** What a daemon before us left: cgroups of pods that it captured, pods whose guard stands, pods of other layouts. */
 export type Adopted = Pick<Inventory, 'enrolledCgroups' | 'guards' | 'otherLayouts' | 'podsElsewhere'>;
 
-export const NOTHING_ADOPTED: Adopted = {
-  enrolledCgroups: [],
-  guards: [],
-  otherLayouts: [],
-  podsElsewhere: [],
-};
-
 /**
  * What of `adopted` belongs to pods that live and that nobody has told us of: their objects may be late, or their
  * files broken. They stay as closed as they are.
@@ -57,13 +50,28 @@ export function knownOf(
   };
 }
 
-/** Removes everything that belongs to nobody. @throws MeshError when the kernel refuses. */
-export function removeStrangers(kernel: KernelState, found: Inventory, known: Known): void {
+export type Removing = Pick<
+  KernelState,
+  'deletePod' | 'deletePodCgroup' | 'detachNetns' | 'unguardPending' | 'deleteLocalPod'
+>;
+
+/** Removes everything that belongs to nobody. @returns what the kernel refused: one failure keeps nothing else back. */
+export function removeStrangers(kernel: Removing, found: Inventory, known: Known): unknown[] {
+  const failures: unknown[] = [];
+  const attempt = (remove: () => void): void => {
+    try {
+      remove();
+    } catch (error) {
+      failures.push(error);
+    }
+  };
   const cookies = new Set(known.netnsCookies);
   for (const [id, cookie] of found.netnsOfCgroup) if (known.cgroups.has(id)) cookies.add(cookie);
-  for (const cookie of found.pods) if (!cookies.has(cookie)) kernel.deletePod(cookie);
-  for (const id of found.podCgroups) if (!known.cgroups.has(id)) kernel.deletePodCgroup(id);
-  for (const uid of found.netnsLinks) if (!known.uids.has(uid)) kernel.detachNetns(uid);
-  for (const uid of found.guards) if (!known.uids.has(uid)) kernel.unguardPending(uid);
-  for (const { ip, cookie } of found.localPods) if (!cookies.has(cookie)) kernel.deleteLocalPod(ip, cookie);
+  for (const cookie of found.pods) if (!cookies.has(cookie)) attempt(() => kernel.deletePod(cookie));
+  for (const id of found.podCgroups) if (!known.cgroups.has(id)) attempt(() => kernel.deletePodCgroup(id));
+  for (const uid of found.netnsLinks) if (!known.uids.has(uid)) attempt(() => kernel.detachNetns(uid));
+  for (const uid of found.guards) if (!known.uids.has(uid)) attempt(() => kernel.unguardPending(uid));
+  for (const { ip, cookie } of found.localPods)
+    if (!cookies.has(cookie)) attempt(() => kernel.deleteLocalPod(ip, cookie));
+  return failures;
 }
