@@ -19,14 +19,24 @@ describe('an API server alone', () => {
   it('takes objects from kubectl, and gives others what RBAC allows them', async () => {
     await using plane = await ControlPlane.start();
     await namespace(plane, 'shop', { 'culvert.dev/mesh': 'enabled' });
-    assert.match(await plane.kubectl(['get', 'namespace', 'shop', '--show-labels']), /culvert\.dev\/mesh=enabled/);
+    assert.match(
+      await plane.kubectl(['get', 'namespace', 'shop', '--show-labels']),
+      /culvert\.dev\/mesh=enabled/,
+    );
     const jane = plane.kubeconfigOf({ name: 'jane', groups: ['devs'] });
     const asked = await plane.tryKubectl(['--kubeconfig', jane, 'get', 'pods', '-n', 'shop']);
     assert.equal(asked.code, 1);
     assert.match(asked.stderr, /User "jane" cannot list resource "pods"/);
     const token = await plane.kubectl(['create', 'token', 'default', '-n', 'shop']);
     const stolen = plane.tokenKubeconfig('stolen', token.trim());
-    const who = await plane.kubectl(['--kubeconfig', stolen, 'auth', 'whoami', '-o', 'jsonpath={.status.userInfo.username}']);
+    const who = await plane.kubectl([
+      '--kubeconfig',
+      stolen,
+      'auth',
+      'whoami',
+      '-o',
+      'jsonpath={.status.userInfo.username}',
+    ]);
     assert.equal(who, 'system:serviceaccount:shop:default');
   });
 
@@ -55,6 +65,8 @@ describe('an API server alone', () => {
     assert.equal(died.signal, 'SIGKILL');
     const left = died.stdout.trim().split(' ');
     assert.equal(left.length, 2);
-    await until('everything to be gone', () => left.every((path) => !existsSync(path)), { timeoutMs: 60_000 });
+    await until('everything to be gone', () => left.every((path) => !existsSync(path)), {
+      timeoutMs: 60_000,
+    });
   });
 });

@@ -34,7 +34,12 @@ export async function fakeNodes({ api }: ControlPlane, count: number): Promise<s
       const podCIDR = `10.${128 + (at >> 8)}.${at & 0xff}.0/24`;
       const labels = { 'kubernetes.io/os': 'none', 'kubernetes.io/hostname': name };
       const spec = { podCIDR, podCIDRs: [podCIDR] };
-      await create(api, '/api/v1/nodes', { apiVersion: 'v1', kind: 'Node', metadata: { name, labels }, spec });
+      await create(api, '/api/v1/nodes', {
+        apiVersion: 'v1',
+        kind: 'Node',
+        metadata: { name, labels },
+        spec,
+      });
       const status = { conditions: [{ type: 'Ready', status: 'True', reason: 'Fake' }] };
       const contentType = 'application/merge-patch+json';
       await api.must('PATCH', `/api/v1/nodes/${name}/status`, { body: { status }, contentType });

@@ -64,6 +64,7 @@ hide_sysctls
 set_up_network
 hostname "$name"
 echo "127.0.0.1 localhost $name" >/etc/hosts
+md5sum <<<"$name" | cut -c1-32 >/etc/machine-id
 keep containerd containerd --config $given/containerd.toml --log-level warn &
 until [ -S /run/containerd/containerd.sock ]; do sleep 0.05; done
 for image in /opt/images/*.tar; do

@@ -71,7 +71,7 @@ const ServerStats = z.object({
 });
 export type ServerStats = z.infer<typeof ServerStats>;
 
-const Result = z.object({
+export const Result = z.object({
   event: z.literal('result'),
   connected: z.boolean(),
   /** errno name that ended it, '' for a clean end; ETIMEDOUT also for `timeoutMs`. */
