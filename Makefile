@@ -10,6 +10,8 @@ NODE := $(CURDIR)/node_modules/node-linux-$(ARCH)/bin/node
 export PATH := $(CURDIR)/node_modules/.bin:$(PATH):/usr/sbin:/sbin
 LOGS := .stamp
 JOBS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
+# Inputs of each fuzz property in make soak.
+SOAK_FUZZ ?= 200000
 PEER_ZTUNNEL ?= $(HOME)/.cache/culvert/peers/ztunnel
 
 # Debian packages, each with the reason that `make setup` gives.
@@ -154,7 +156,8 @@ preflight: setup
 .PHONY: test
 test: preflight lint ## Everything in short forms: lint, unit tests, lab tests
 	@$(NODE) --test --test-concurrency=$(JOBS) $(TEST_FLAGS) --test-reporter=spec --test-reporter-destination=stdout \
-	  --test-reporter=./test/support/failed-files.ts --test-reporter-destination=$(LOGS)/failed $(UNIT) $(LAB) \
+	  --test-reporter=./test/support/failed-files.ts --test-reporter-destination=$(LOGS)/failed \
+	  --test-reporter=./test/support/figures.ts --test-reporter-destination=$(LOGS)/figures $(UNIT) $(LAB) \
 	|| $(MAKE) test-again
 
 # A lab file has real daemons, kernels' timers and two cores to share with another: one that failed runs once more, alone,
@@ -167,8 +170,9 @@ test-again:
 	$(NODE) --test --test-concurrency=1 --test-reporter=spec $$again
 
 .PHONY: soak
-soak: ## The same with every figure in full (CULVERT_LONG=1); hours
-	@CULVERT_LONG=1 $(MAKE) test
+soak: ## The same with every figure in full (CULVERT_LONG=1): about an hour; ends with a line for each
+	@CULVERT_LONG=1 FUZZ_RUNS=$(SOAK_FUZZ) CULVERT_FUZZ=$(SOAK_FUZZ) $(MAKE) test; outcome=$$?; \
+	printf '\nThe figures, as run (fuzz: $(SOAK_FUZZ) inputs for each property):\n'; sort $(LOGS)/figures; exit $$outcome
 
 .PHONY: bench
 bench: setup ## Figures against no mesh, HAProxy and (PEER_ZTUNNEL=path) ztunnel

@@ -7,14 +7,13 @@
  * still believes in the label finds port 15008. The defaults (5 s, 5 s, 30 s) are for lags of seconds.
  */
 import assert from 'node:assert/strict';
-import { describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Loop } from './kit/apps.ts';
 import type { LabDaemon } from './kit/daemon.ts';
 import { IS_LONG, openShop } from './shop.ts';
 import type { Shop } from './shop.ts';
 
-interface Course {
+export interface Course {
   readonly mode: 'permissive' | 'strict';
   readonly cycles: number;
   /** How far apart the nodes are told, at most. */
@@ -22,41 +21,43 @@ interface Course {
   readonly waitMs: number;
 }
 
-const COURSES: readonly Course[] = (['permissive', 'strict'] as const).flatMap((mode) =>
-  IS_LONG
-    ? [{ mode, cycles: 100, lagMs: 2_000, waitMs: 4_000 }]
-    : [
-        { mode, cycles: 10, lagMs: 100, waitMs: 500 },
-        { mode, cycles: 2, lagMs: 2_000, waitMs: 4_000 },
-      ],
-);
+/** Short forms, or the full figure of `make soak`. A file for each mode, since that takes half an hour. */
+export function coursesOf(mode: Course['mode']): readonly Course[] {
+  if (IS_LONG) return [{ mode, cycles: 100, lagMs: 2_000, waitMs: 4_000 }];
+  return [
+    { mode, cycles: 10, lagMs: 100, waitMs: 500 },
+    { mode, cycles: 2, lagMs: 2_000, waitMs: 4_000 },
+  ];
+}
 
-describe('a namespace is labelled and unlabelled under load', () => {
-  for (const course of COURSES) {
-    const { mode, cycles, lagMs, waitMs } = course;
-    const title = `${mode}: ${cycles} times, nodes told 0 to ${lagMs} ms apart, waits of ${waitMs} ms: no request lost`;
-    it(title, { timeout: 180_000 + cycles * 60_000 }, async () => {
-      const wait = `${waitMs}ms`;
-      const waits = ['--join-wait', wait, '--leave-wait', wait, '--leave-grace', wait];
-      const shop = await openShop({
-        lab: { views: 'perNode' },
-        daemon: { flags: [...waits, '--default-mode', mode] },
-        labelled: false,
-      });
-      await using lab = shop.lab;
-      await shop.server.serve('http', 8080, { quiet: true });
-      await shop.client.serve('http', 8080, { quiet: true });
-      const loops = await startLoops(shop);
-      for (let cycle = 0; cycle < cycles; cycle++) await oneCycle(shop, course, cycle, loops);
-      for (const loop of loops) {
-        const counts = await loop.stop();
-        assert.equal(counts.failed, 0, JSON.stringify(counts));
-        assert.ok(counts.ok > cycles * 5);
-      }
-      assert.equal(lab.nodes.length, 2);
-    });
+export function titleOf({ cycles, lagMs, waitMs }: Course): string {
+  return `${cycles} times, nodes told 0 to ${lagMs} ms apart, waits of ${waitMs} ms: no request lost`;
+}
+
+/** @returns how it went, in words, when no request was lost. */
+export async function runCourse(course: Course): Promise<string> {
+  const wait = `${course.waitMs}ms`;
+  const waits = ['--join-wait', wait, '--leave-wait', wait, '--leave-grace', wait];
+  const shop = await openShop({
+    lab: { views: 'perNode' },
+    daemon: { flags: [...waits, '--default-mode', course.mode] },
+    labelled: false,
+  });
+  await using lab = shop.lab;
+  await shop.server.serve('http', 8080, { quiet: true });
+  await shop.client.serve('http', 8080, { quiet: true });
+  const loops = await startLoops(shop);
+  for (let cycle = 0; cycle < course.cycles; cycle++) await oneCycle(shop, course, cycle, loops);
+  const counts = await Promise.all(loops.map((loop) => loop.stop()));
+  for (const count of counts) {
+    assert.equal(count.failed, 0, JSON.stringify(count));
+    assert.ok(count.ok > course.cycles * 5);
   }
-});
+  assert.equal(lab.nodes.length, 2);
+  const requests = counts.reduce((sum, { ok }) => sum + ok, 0);
+  const slowestMs = Math.round(Math.max(...counts.map((count) => count.slowestMs)));
+  return `${course.mode}, ${course.cycles} cycles: ${requests} of ${requests} requests answered, the slowest in ${slowestMs} ms`;
+}
 
 /** To the Service, to the pod over IPv6, and back from node 2. */
 function startLoops({ client, server, web }: Shop): Promise<Loop[]> {
