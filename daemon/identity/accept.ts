@@ -2,12 +2,18 @@
 import { createPrivateKey } from 'node:crypto';
 import type { SpiffeId } from '../mesh/ids.ts';
 import type { CertificateMessage } from '../mesh/wiring.ts';
+import { rootHash } from './bundle.ts';
 import { verifyChain } from './chain.ts';
 import type { ChainOptions } from './chain.ts';
 import type { IssuedCertificate } from './sources/source.ts';
 
 export type Acceptance =
-  | { readonly ok: true; readonly certificate: CertificateMessage }
+  | {
+      readonly ok: true;
+      readonly certificate: CertificateMessage;
+      /** bundle.ts `rootHash` of the root that it chains to. */
+      readonly rootHash: string;
+    }
   | { readonly ok: false; readonly reason: string };
 
 /** The certificate as workers get it, if it proves `id`, chains to its roots, is valid now and its key fits. */
@@ -28,7 +34,7 @@ export function acceptIssued(issued: IssuedCertificate, id: SpiffeId, options: C
     notAfterMs: leaf.validToDate.getTime(),
     serial: leaf.serialNumber,
   };
-  return { ok: true, certificate };
+  return { ok: true, certificate, rootHash: rootHash(verdict.root) };
 }
 
 function keyFits(

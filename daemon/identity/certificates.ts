@@ -12,10 +12,13 @@ import { splitSpiffeId } from '../mesh/ids.ts';
 import type { CertificateMessage } from '../mesh/wiring.ts';
 import { acceptIssued } from './accept.ts';
 import type { Acceptance } from './accept.ts';
+import type { TrustBundle } from './bundle.ts';
 import { bounded } from './clock.ts';
 import type { Clock } from './clock.ts';
-import type { CertificateEvent, CertificateState, CertificateStatus } from './events.ts';
-import { SOON_MS, renewalTime, retryDelay } from './renewal.ts';
+import { isDue, isUsable, newEntry, stateOf, statusOf, waitOf } from './entry.ts';
+import type { Entry } from './entry.ts';
+import type { CertificateEvent, CertificateStatus } from './events.ts';
+import { SOON_MS, renewalSpread, renewalTime, retryDelay, spreadDelay } from './renewal.ts';
 import type { CertificateSource } from './sources/source.ts';
 import { excerpt } from './text.ts';
 
@@ -32,25 +35,15 @@ export interface CertificatesOptions {
   readonly maxIdentities?: number;
   /** After which one request counts as failed. */
   readonly issueTimeoutMs?: number;
-}
-
-interface Entry {
-  readonly id: SpiffeId;
-  urgent: boolean;
-  certificate: CertificateMessage | undefined;
-  /** Wall clock. */
-  renewAtMs: number;
-  /** Monotonic; set while failures last. */
-  retryAtMs: number | undefined;
-  failures: number;
-  lastError: string | undefined;
-  flight: AbortController | undefined;
-  expiryTold: boolean;
+  /** Nodes of the mesh now: the more there are, the wider renewals are spread. */
+  readonly nodes?: () => number;
 }
 
 const TICK_MS = 30_000;
 /** So many failures in a row are the source's, not one identity's. */
 const OUTAGE_FAILURES = 3;
+/** A certificate that came from another root than the one that is said to issue now: not asked for at once again. */
+const OTHER_ROOT_MS = 60_000;
 
 export class Certificates implements Disposable {
   readonly #options: Required<CertificatesOptions>;
@@ -63,6 +56,8 @@ export class Certificates implements Disposable {
   #failuresInARow = 0;
   #timer: { readonly atMs: number; readonly cancel: () => void } | undefined;
   #disposed = false;
+  #bundle: TrustBundle | undefined;
+  readonly #unsubscribe: (() => void) | undefined;
 
   constructor(options: CertificatesOptions) {
     this.#options = {
@@ -70,9 +65,27 @@ export class Certificates implements Disposable {
       maxInFlight: 10,
       maxIdentities: 10_000,
       issueTimeoutMs: 60_000,
+      nodes: () => 1,
       ...options,
     };
     this.#arm(TICK_MS);
+    this.#unsubscribe = options.source.onBundle?.((bundle) => this.#takeBundle(bundle));
+  }
+
+  /** The roots in use, where the source tells of changes. Set before the events that follow from it. */
+  get bundle(): TrustBundle | undefined {
+    return this.#bundle;
+  }
+
+  /** Asks for a new certificate of `id`, or of all, now; what is in use stays so until it comes. */
+  renew(id: SpiffeId | '*'): void {
+    for (const entry of this.#entries.values()) {
+      if (id !== '*' && entry.id !== id) continue;
+      entry.renewAtMs = 0;
+      entry.retryAtMs = undefined;
+      if (isDue(entry, this.#options.clock)) this.#enqueue(entry);
+    }
+    this.#pump();
   }
 
   /** This node needs `id`; `urgent` when a pod waits for it. Again changes nothing but its urgency. */
@@ -80,9 +93,9 @@ export class Certificates implements Disposable {
     if (this.#disposed) return;
     const entry = this.#entries.get(id) ?? this.#add(id);
     if (entry === undefined) return;
-    entry.urgent ||= urgent && !this.#isUsable(entry);
+    entry.urgent ||= urgent && !isUsable(entry, this.#options.clock);
     if (entry.urgent) this.#shorten(entry, SOON_MS);
-    if (this.#isDue(entry)) this.#enqueue(entry);
+    if (isDue(entry, this.#options.clock)) this.#enqueue(entry);
     this.#pump();
   }
 
@@ -99,18 +112,18 @@ export class Certificates implements Disposable {
   /** The certificate of `id`, if there is one and it has not expired by the wall clock. */
   get(id: SpiffeId): CertificateMessage | undefined {
     const entry = this.#entries.get(id);
-    return entry !== undefined && this.#isUsable(entry) ? entry.certificate : undefined;
+    return entry !== undefined && isUsable(entry, this.#options.clock) ? entry.certificate : undefined;
   }
 
   /** Every certificate that can be used now: what a new worker is started with. */
   usable(): readonly CertificateMessage[] {
     return [...this.#entries.values()].flatMap((entry) =>
-      entry.certificate !== undefined && this.#isUsable(entry) ? [entry.certificate] : [],
+      entry.certificate !== undefined && isUsable(entry, this.#options.clock) ? [entry.certificate] : [],
     );
   }
 
   list(): readonly CertificateStatus[] {
-    return [...this.#entries.values()].map((entry) => this.#statusOf(entry));
+    return [...this.#entries.values()].map((entry) => statusOf(entry, this.#options.clock));
   }
 
   /** Calls back on every event. Returns the unsubscribe. */
@@ -123,6 +136,7 @@ export class Certificates implements Disposable {
   [Symbol.dispose](): void {
     this.#disposed = true;
     this.#listeners.clear();
+    this.#unsubscribe?.();
     this.#timer?.cancel();
     for (const id of [...this.#entries.keys()]) this.release(id);
   }
@@ -139,39 +153,14 @@ export class Certificates implements Disposable {
       this.#emit({ type: 'failed', id, reason, state: 'waiting' });
       return undefined;
     }
-    const entry: Entry = {
-      id,
-      urgent: false,
-      certificate: undefined,
-      renewAtMs: 0,
-      retryAtMs: undefined,
-      failures: 0,
-      lastError: undefined,
-      flight: undefined,
-      expiryTold: false,
-    };
+    const entry = newEntry(id);
     this.#entries.set(id, entry);
     return entry;
   }
 
-  #isUsable(entry: Entry): boolean {
-    return entry.certificate !== undefined && this.#options.clock.nowMs() <= entry.certificate.notAfterMs;
-  }
-
-  /** A certificate that is not valid yet was made while our clock was ahead: peers refuse it, so renew it now. */
-  #isDue(entry: Entry): boolean {
-    const { clock } = this.#options;
-    if (entry.flight !== undefined) return false;
-    if (entry.retryAtMs !== undefined) return clock.monotonicMs() >= entry.retryAtMs;
-    const nowMs = clock.nowMs();
-    return (
-      entry.certificate === undefined || nowMs >= entry.renewAtMs || nowMs < entry.certificate.notBeforeMs
-    );
-  }
-
   #enqueue(entry: Entry): void {
     this.#dequeue(entry);
-    const usable = this.#isUsable(entry);
+    const usable = isUsable(entry, this.#options.clock);
     this.#queues[entry.urgent && !usable ? 0 : usable ? 2 : 1].add(entry);
   }
 
@@ -216,21 +205,24 @@ export class Certificates implements Disposable {
     if (!result.ok) {
       entry.failures++;
       entry.lastError = result.reason;
-      entry.retryAtMs = clock.monotonicMs() + retryDelay(entry.failures, entry.urgent, random());
+      const spreadMs = this.#spreadMs(entry);
+      entry.retryAtMs = clock.monotonicMs() + retryDelay(entry.failures, entry.urgent, random(), spreadMs);
       this.#failuresInARow++;
-      this.#arm(this.#waitOf(entry));
-      this.#emit({ type: 'failed', id: entry.id, reason: result.reason, state: this.#stateOf(entry) });
+      this.#arm(waitOf(entry, clock));
+      this.#emit({ type: 'failed', id: entry.id, reason: result.reason, state: stateOf(entry, clock) });
       return;
     }
     const { certificate } = result;
     entry.certificate = certificate;
-    entry.renewAtMs = renewalTime(clock.nowMs(), certificate.notAfterMs, random());
+    entry.rootHash = result.rootHash;
+    entry.renewAtMs = renewalTime(clock.nowMs(), certificate.notAfterMs, random(), this.#spreadMs(entry));
+    if (this.#isOfOtherRoot(entry)) this.#renewWithin(entry, OTHER_ROOT_MS);
     entry.retryAtMs = undefined;
     entry.failures = 0;
     entry.lastError = undefined;
     entry.urgent = false;
     entry.expiryTold = false;
-    this.#arm(this.#waitOf(entry));
+    this.#arm(waitOf(entry, clock));
     this.#emit({ type: 'certificate', certificate });
     if (this.#failuresInARow >= OUTAGE_FAILURES) this.#hasten();
     this.#failuresInARow = 0;
@@ -238,8 +230,50 @@ export class Certificates implements Disposable {
 
   /** The source answers again after an outage: nobody waits for the rest of a long back-off. */
   #hasten(): void {
-    const { random } = this.#options;
-    for (const entry of this.#entries.values()) this.#shorten(entry, SOON_MS * random());
+    const { clock, random } = this.#options;
+    for (const entry of this.#entries.values()) {
+      const left = entry.certificate === undefined ? 0 : entry.certificate.notAfterMs - clock.nowMs();
+      const spread = left > 0 ? spreadDelay(left, this.#spreadMs(entry), random()) : SOON_MS * random();
+      this.#shorten(entry, spread);
+    }
+  }
+
+  /** Other roots: they reach the workers with every certificate; what another root has issued is replaced. */
+  #takeBundle(bundle: TrustBundle): void {
+    const { clock, random } = this.#options;
+    const isOther = bundle.issuingRoot !== this.#bundle?.issuingRoot;
+    this.#bundle = bundle;
+    for (const entry of this.#entries.values()) {
+      const { certificate } = entry;
+      if (certificate === undefined) continue;
+      if (certificate.rootsPem !== bundle.rootsPem) {
+        entry.certificate = { ...certificate, rootsPem: bundle.rootsPem };
+        if (isUsable(entry, clock)) this.#emit({ type: 'certificate', certificate: entry.certificate });
+      }
+      if (!isOther || !this.#isOfOtherRoot(entry)) continue;
+      this.#renewWithin(entry, this.#spreadMs(entry) * random());
+    }
+  }
+
+  #isOfOtherRoot(entry: Entry): boolean {
+    const issuing = this.#bundle?.issuingRoot;
+    return issuing !== undefined && entry.rootHash !== issuing;
+  }
+
+  /** Renews `waitMs` from now, or earlier if less than twice that is left. */
+  #renewWithin(entry: Entry, waitMs: number): void {
+    const { clock } = this.#options;
+    const nowMs = clock.nowMs();
+    const left = (entry.certificate?.notAfterMs ?? nowMs) - nowMs;
+    entry.renewAtMs = Math.min(entry.renewAtMs, nowMs + spreadDelay(left, waitMs, 1));
+    this.#arm(waitOf(entry, clock));
+  }
+
+  /** Ms over which this node spreads what all nodes do at once; less near the end of a certificate. */
+  #spreadMs(entry: Entry): number {
+    const { clock, nodes } = this.#options;
+    const left = (entry.certificate?.notAfterMs ?? 0) - clock.nowMs();
+    return Math.max(SOON_MS, Math.min(renewalSpread(nodes(), this.#entries.size), left / 2));
   }
 
   /** Lets a back-off last `waitMs` from now at most. */
@@ -255,31 +289,17 @@ export class Certificates implements Disposable {
     let waitMs = TICK_MS;
     for (const entry of [...this.#entries.values()]) {
       this.#tellExpiry(entry);
-      if (this.#isDue(entry)) this.#enqueue(entry);
-      waitMs = Math.min(waitMs, this.#waitOf(entry));
+      if (isDue(entry, this.#options.clock)) this.#enqueue(entry);
+      waitMs = Math.min(waitMs, waitOf(entry, this.#options.clock));
     }
     this.#arm(waitMs);
     this.#pump();
   }
 
   #tellExpiry(entry: Entry): void {
-    if (entry.certificate === undefined || entry.expiryTold || this.#isUsable(entry)) return;
+    if (entry.certificate === undefined || entry.expiryTold || isUsable(entry, this.#options.clock)) return;
     entry.expiryTold = true;
     this.#emit({ type: 'expired', id: entry.id });
-  }
-
-  /** Ms until something happens to an entry by itself: its next attempt, or its expiry. */
-  #waitOf(entry: Entry): number {
-    const { clock } = this.#options;
-    const nowMs = clock.nowMs();
-    const expiry =
-      entry.certificate === undefined || entry.expiryTold
-        ? Infinity
-        : entry.certificate.notAfterMs + 1 - nowMs;
-    if (entry.flight !== undefined || this.#isDue(entry)) return expiry;
-    const attempt =
-      entry.retryAtMs === undefined ? entry.renewAtMs - nowMs : entry.retryAtMs - clock.monotonicMs();
-    return Math.min(expiry, attempt);
   }
 
   /** Sweeps in `waitMs` (at least 1 ms), or earlier if that was asked before. */
@@ -291,31 +311,6 @@ export class Certificates implements Disposable {
     if (this.#timer !== undefined && this.#timer.atMs <= atMs) return;
     this.#timer?.cancel();
     this.#timer = { atMs, cancel: clock.after(delayMs, () => this.#sweep()) };
-  }
-
-  #stateOf(entry: Entry): CertificateState {
-    if (entry.certificate === undefined) return entry.flight === undefined ? 'waiting' : 'issuing';
-    if (!this.#isUsable(entry)) return 'expired';
-    const renewing = entry.flight !== undefined || entry.retryAtMs !== undefined || this.#isDue(entry);
-    return renewing ? 'renewing' : 'ready';
-  }
-
-  #statusOf(entry: Entry): CertificateStatus {
-    const { clock } = this.#options;
-    const idle = entry.flight === undefined && !this.#isDue(entry);
-    const nextMs =
-      entry.retryAtMs === undefined
-        ? entry.renewAtMs
-        : clock.nowMs() + Math.max(0, entry.retryAtMs - clock.monotonicMs());
-    return {
-      id: entry.id,
-      state: this.#stateOf(entry),
-      serial: entry.certificate?.serial,
-      notBeforeMs: entry.certificate?.notBeforeMs,
-      notAfterMs: entry.certificate?.notAfterMs,
-      lastError: entry.lastError,
-      nextAttemptMs: idle ? nextMs : undefined,
-    };
   }
 
   #emit(event: CertificateEvent): void {

@@ -5,7 +5,7 @@ import type { CertificateMessage } from '../mesh/wiring.ts';
 export type CertificateState = 'waiting' | 'issuing' | 'ready' | 'renewing' | 'expired';
 
 export type CertificateEvent =
-  /** The first one, or a newer one. */
+  /** The first one, a newer one, or the same one with another set of roots. */
   | { readonly type: 'certificate'; readonly certificate: CertificateMessage }
   /** An attempt failed; `state` says what holds meanwhile. */
   | {
@@ -25,6 +25,8 @@ export interface CertificateStatus {
   readonly serial: string | undefined;
   readonly notBeforeMs: number | undefined;
   readonly notAfterMs: number | undefined;
+  /** SHA-256 (hex) of the root that it chains to. */
+  readonly rootHash: string | undefined;
   readonly lastError: string | undefined;
   /** The next attempt; undefined while one is under way or queued. */
   readonly nextAttemptMs: number | undefined;

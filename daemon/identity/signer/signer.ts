@@ -88,7 +88,10 @@ export class Signer implements AsyncDisposable {
       if (this.#ending.signal.aborted) return;
       this.#requests.start((changes) => {
         this.#world.requestsChanged(changes);
-        for (const change of changes) if (change.type === 'set') this.#queue(change.key);
+        for (const { type, key } of changes) {
+          if (type === 'set') this.#queue(key);
+          else this.#forget(key);
+        }
       });
     });
   }
@@ -113,6 +116,13 @@ export class Signer implements AsyncDisposable {
     this.#later.delete(name);
     this.#turns.add(summary.source, name);
     this.#pump();
+  }
+
+  #forget(name: string): void {
+    this.#later.get(name)?.();
+    this.#later.delete(name);
+    this.#failures.delete(name);
+    this.#admitted.delete(name);
   }
 
   #pump(): void {
@@ -144,7 +154,6 @@ export class Signer implements AsyncDisposable {
     try {
       const waitMs = await this.#advance(name);
       this.#failures.delete(name);
-      if (waitMs === 0) this.#admitted.delete(name);
       return waitMs;
     } catch (error) {
       if (this.#ending.signal.aborted) return 0;
@@ -162,11 +171,7 @@ export class Signer implements AsyncDisposable {
   }
 
   #afterError(name: string, error: unknown): number {
-    if (error instanceof KubeError && error.status === 404) {
-      this.#failures.delete(name);
-      this.#admitted.delete(name);
-      return 0;
-    }
+    if (error instanceof KubeError && error.status === 404) return 0;
     const failures = (this.#failures.get(name) ?? 0) + 1;
     this.#failures.set(name, failures);
     const isConflict = error instanceof KubeError && error.status === 409;

@@ -1,5 +1,6 @@
 /** What every CA looks like to certificates.ts: one file a CA in this folder. */
 import type { SpiffeId } from '../../mesh/ids.ts';
+import type { TrustBundle } from '../bundle.ts';
 
 /** A fresh certificate with its key. PEM. Not trusted until certificates.ts has checked it. */
 export interface IssuedCertificate {
@@ -22,4 +23,9 @@ export interface CertificateSource {
   issue(id: SpiffeId, lifetimeMs: number, signal: AbortSignal): Promise<IssuedCertificate>;
   /** The trust anchors now, PEM. */
   roots(): Promise<string>;
+  /**
+   * Where roots can change while we run: calls back with the bundle as it is, if there is one yet, and with every
+   * other one. Returns the unsubscribe.
+   */
+  onBundle?(listener: (bundle: TrustBundle) => void): () => void;
 }

@@ -1,0 +1,86 @@
+/** One identity in certificates.ts: what is kept of it, and what follows from that and the clocks. Pure. */
+import type { SpiffeId } from '../mesh/ids.ts';
+import type { CertificateMessage } from '../mesh/wiring.ts';
+import type { Clock } from './clock.ts';
+import type { CertificateState, CertificateStatus } from './events.ts';
+
+export interface Entry {
+  readonly id: SpiffeId;
+  urgent: boolean;
+  certificate: CertificateMessage | undefined;
+  /** bundle.ts `rootHash` of the root that the certificate chained to when it came. */
+  rootHash: string | undefined;
+  /** Wall clock. */
+  renewAtMs: number;
+  /** Monotonic; set while failures last. */
+  retryAtMs: number | undefined;
+  failures: number;
+  lastError: string | undefined;
+  flight: AbortController | undefined;
+  expiryTold: boolean;
+}
+
+type Times = Pick<Clock, 'nowMs' | 'monotonicMs'>;
+
+export function newEntry(id: SpiffeId): Entry {
+  return {
+    id,
+    urgent: false,
+    certificate: undefined,
+    rootHash: undefined,
+    renewAtMs: 0,
+    retryAtMs: undefined,
+    failures: 0,
+    lastError: undefined,
+    flight: undefined,
+    expiryTold: false,
+  };
+}
+
+export function isUsable(entry: Entry, clock: Times): boolean {
+  return entry.certificate !== undefined && clock.nowMs() <= entry.certificate.notAfterMs;
+}
+
+/** A certificate that is not valid yet was made while our clock was ahead: peers refuse it, so renew it now. */
+export function isDue(entry: Entry, clock: Times): boolean {
+  if (entry.flight !== undefined) return false;
+  if (entry.retryAtMs !== undefined) return clock.monotonicMs() >= entry.retryAtMs;
+  const nowMs = clock.nowMs();
+  return entry.certificate === undefined || nowMs >= entry.renewAtMs || nowMs < entry.certificate.notBeforeMs;
+}
+
+/** Ms until something happens to an entry by itself: its next attempt, or its expiry. */
+export function waitOf(entry: Entry, clock: Times): number {
+  const nowMs = clock.nowMs();
+  const expiry =
+    entry.certificate === undefined || entry.expiryTold ? Infinity : entry.certificate.notAfterMs + 1 - nowMs;
+  if (entry.flight !== undefined || isDue(entry, clock)) return expiry;
+  const attempt =
+    entry.retryAtMs === undefined ? entry.renewAtMs - nowMs : entry.retryAtMs - clock.monotonicMs();
+  return Math.min(expiry, attempt);
+}
+
+export function stateOf(entry: Entry, clock: Times): CertificateState {
+  if (entry.certificate === undefined) return entry.flight === undefined ? 'waiting' : 'issuing';
+  if (!isUsable(entry, clock)) return 'expired';
+  const renewing = entry.flight !== undefined || entry.retryAtMs !== undefined || isDue(entry, clock);
+  return renewing ? 'renewing' : 'ready';
+}
+
+export function statusOf(entry: Entry, clock: Times): CertificateStatus {
+  const idle = entry.flight === undefined && !isDue(entry, clock);
+  const nextMs =
+    entry.retryAtMs === undefined
+      ? entry.renewAtMs
+      : clock.nowMs() + Math.max(0, entry.retryAtMs - clock.monotonicMs());
+  return {
+    id: entry.id,
+    state: stateOf(entry, clock),
+    serial: entry.certificate?.serial,
+    notBeforeMs: entry.certificate?.notBeforeMs,
+    notAfterMs: entry.certificate?.notAfterMs,
+    rootHash: entry.rootHash,
+    lastError: entry.lastError,
+    nextAttemptMs: idle ? nextMs : undefined,
+  };
+}
