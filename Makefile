@@ -98,6 +98,8 @@ apt-install:
 node_modules/.culvert-installed: package.json package-lock.json .npmrc | packages
 	$(call step,npm packages,npm-ci,npm ci --ignore-scripts --no-audit --no-fund)
 	$(call step,ffi-napi (native),npm-rebuild,npm_config_nodedir=$(CURDIR)/node_modules/node-linux-$(ARCH) $(NODE) node_modules/npm/bin/npm-cli.js rebuild ffi-napi @2060.io/ref-napi)
+	@# Debian's npm leaves this link out.
+	@ln -sfn ../node-linux-$(ARCH)/bin/node node_modules/.bin/node
 	@touch $@
 
 $(HOT): $(wildcard native/hot/*.c native/hot/*.h native/hot/binding.gyp native/bpf/culvert.h) node_modules/.culvert-installed
