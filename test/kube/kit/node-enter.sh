@@ -15,6 +15,12 @@ mount --bind "$folder/kubelet" "$root/var/lib/kubelet"
 mount --bind "$folder/log" "$root/var/log"
 mount --bind "$folder/given" "$root/etc/culvert-node"
 mount --bind "$folder/images" "$root/opt/images"
+# The kit's own programs, under the names that they are called by.
+for program in "$folder"/given/bin/*; do
+  touch "$root/usr/local/bin/${program##*/}"
+  mount --bind "$(readlink -f "$program")" "$root/usr/local/bin/${program##*/}"
+done
+for part in kubelet kube-proxy kubectl; do ln -sf multi "$root/usr/local/bin/$part"; done
 mount -t proc proc "$root/proc"
 mount -t sysfs sysfs "$root/sys"
 mount --rbind /dev "$root/dev"

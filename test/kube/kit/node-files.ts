@@ -1,18 +1,26 @@
 /** What a node finds in /etc/culvert-node. */
-import { copyFileSync, mkdirSync, writeFileSync } from 'node:fs';
+import { copyFileSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { ADDRESSES } from './addresses.ts';
 import type { ControlPlane } from './control-plane.ts';
 import { FEATURE_GATES } from './flags.ts';
 import { PAUSE_IMAGE } from './images.ts';
+import { multi, runcWrapper } from './multi.ts';
 
 const INSIDE = '/etc/culvert-node';
 
 /** Writes them into `dir`. `count`: how many nodes there are; each has routes to all others. */
-export function writeNodeFiles(dir: string, controlPlane: ControlPlane, index: number, count: number): void {
+export async function writeNodeFiles(
+  dir: string,
+  controlPlane: ControlPlane,
+  index: number,
+  count: number,
+): Promise<void> {
   const name = `node-${index}`;
   const { pki } = controlPlane;
-  mkdirSync(join(dir, 'cni'), { recursive: true });
+  for (const folder of ['cni', 'bin']) mkdirSync(join(dir, folder), { recursive: true });
+  symlinkSync(await multi(), join(dir, 'bin/multi'));
+  symlinkSync(await runcWrapper(), join(dir, 'bin/runc-wrapper'));
   const write = (file: string, text: string): void => writeFileSync(join(dir, file), text);
   const copy = (from: string, to: string): void => copyFileSync(from, join(dir, to));
   pki.kubeletServing(name, ADDRESSES.node(index));
@@ -52,7 +60,7 @@ disabled_plugins = [
       runtime_type = "io.containerd.runc.v2"
       [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
         SystemdCgroup = false
-        BinaryName = "/usr/local/sbin/runc-wrapper"
+        BinaryName = "/usr/local/bin/runc-wrapper"
 `;
 
 function kubeletConfiguration(): object {

@@ -45,7 +45,7 @@ export class KubeNode {
     const dir = join(controlPlane.home.dir, name);
     mkdirSync(join(dir, 'given'), { recursive: true });
     mkdirSync(join(dir, 'images'));
-    writeNodeFiles(join(dir, 'given'), controlPlane, options.index, options.count);
+    await writeNodeFiles(join(dir, 'given'), controlPlane, options.index, options.count);
     for (const archive of options.images)
       linkOrCopy(archive, join(dir, 'images', `${basename(archive)}.tar`));
     await register(controlPlane, name, options.index);
