@@ -2,9 +2,8 @@
  * The inbound decision: whether a connection that reached one of our pods may go to the app. Total, like `route`.
  * Address, header and label of the peer decide nothing (DESIGN.md rule 2): only its proven identity does.
  */
-import { hostPort, splitSpiffeId } from './ids.ts';
+import { HBONE_PORT, hostPort, splitSpiffeId } from './ids.ts';
 import type { Ip, PodUid, Port, SpiffeId } from './ids.ts';
-import { HBONE_PORT } from './enrollable.ts';
 import { mode } from './mode.ts';
 import type { PodState } from './model.ts';
 import type { MeshState } from './state.ts';

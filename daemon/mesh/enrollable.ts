@@ -1,4 +1,5 @@
 /** Which pods can't be enrolled, and why (DESIGN.md section 9, from 'pod with another mesh's sidecar'). */
+import { HBONE_PORT } from './ids.ts';
 import type { NamespaceInfo, Workload } from './model.ts';
 
 export type NotEnrollableCode =
@@ -20,9 +21,6 @@ export interface EnrolmentNote {
   readonly code: 'APP_USES_15008';
   readonly text: string;
 }
-
-/** The port of inbound tunnels. It is steered, not bound: an app's own 15008 becomes unreachable from outside. */
-export const HBONE_PORT = 15_008;
 
 const AMBIENT_LABEL = 'istio.io/dataplane-mode';
 

@@ -75,6 +75,9 @@ export function parsePort(value: number): Port | undefined {
   return Number.isInteger(value) && value >= 1 && value <= 65_535 ? (value as Port) : undefined;
 }
 
+/** The port of the mTLS listeners' traffic, as peers dial it (HBONE.md 3.1): steered to us in every enrolled pod. */
+export const HBONE_PORT = 15_008 as Port;
+
 /** The address in `text` in canonical form, or undefined. Zone ids, short IPv4 and octal forms are refused. */
 export function parseIp(text: string): Ip | undefined {
   // By hand: once per connection, whose address a dual-stack listener gives in mapped form; the parser throws inside,

@@ -2,9 +2,9 @@
  * The outbound decision: where a connection of one of our pods goes. Total: any state and any address give a
  * verdict. Read `route` for the order of questions, `toPod` for the rules about one pod (DESIGN.md 3a, 5, 9).
  */
-import { hostPort, isIpv6, parseSpiffeId } from './ids.ts';
+import { HBONE_PORT, hostPort, isIpv6, parseSpiffeId } from './ids.ts';
 import type { Ip, Port } from './ids.ts';
-import { HBONE_PORT, whyNotEnrollable } from './enrollable.ts';
+import { whyNotEnrollable } from './enrollable.ts';
 import { mode } from './mode.ts';
 import type { Service, Workload } from './model.ts';
 import { isInside } from './ranges.ts';

@@ -1,6 +1,6 @@
 /** Which NetworkPolicies would keep tunnels (TCP 15008) from a labelled pod, and the patch that lets them through. Pure. */
 import { z } from 'zod';
-import { HBONE_PORT } from '../../mesh/enrollable.ts';
+import { HBONE_PORT } from '../../mesh/ids.ts';
 import { labelsOf } from './objects.ts';
 import type { PodObject } from './objects.ts';
 
