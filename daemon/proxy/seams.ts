@@ -86,7 +86,7 @@ export interface TunnelStream {
 
 /** The client side of HBONE: one pool a worker. */
 export interface Tunnels {
-  /** Resolves once the far side answered 200. Retries on a fresh tunnel only when the stream was never processed. */
+  /** Resolves once the far side answered 200. Asks once more when the tunnel was cut, or refused to take it, before. */
   open(request: TunnelRequest): Promise<TunnelStream | Refusal>;
   /** Closes the tunnels of one pod: idle ones at once, others when their streams end, or now when `cut`. */
   closePod(uid: PodUid, cut: boolean): void;

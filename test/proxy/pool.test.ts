@@ -2,8 +2,10 @@ import { strict as assert } from 'node:assert';
 import { once } from 'node:events';
 import { createSecureServer } from 'node:http2';
 import type { Http2SecureServer, ServerHttp2Session, ServerHttp2Stream } from 'node:http2';
-import type { AddressInfo } from 'node:net';
+import { connect, createServer } from 'node:net';
+import type { AddressInfo, Socket } from 'node:net';
 import { test } from 'node:test';
+import type { Config } from '../../daemon/config.ts';
 import { parsePodUid } from '../../daemon/mesh/ids.ts';
 import { createTunnels } from '../../daemon/proxy/hbone/pool.ts';
 import type { Tunnels } from '../../daemon/proxy/seams.ts';
@@ -13,6 +15,7 @@ import {
   echo,
   identityOf,
   judge,
+  listen,
   openWire,
   requestOf,
   SERVER_ID,
@@ -92,6 +95,7 @@ test('no answer to CONNECT is CONNECT_TIMEOUT', async () => {
 });
 
 interface Peer {
+  readonly port: number;
   readonly tunnels: Tunnels;
   readonly sessions: ServerHttp2Session[];
   readonly request: () => ReturnType<typeof requestOf>;
@@ -101,6 +105,7 @@ interface Peer {
 /** A far proxy that is not ours; `onStream` misbehaves. */
 async function foreignPeer(
   onStream: (stream: ServerHttp2Stream, session: ServerHttp2Session, number: number) => void,
+  config: Partial<Config> = {},
 ): Promise<Peer> {
   const ca = makeCa();
   const cert = issue(ca, SERVER_ID);
@@ -126,8 +131,9 @@ async function foreignPeer(
   const address: AddressInfo | string | null = server.address();
   assert.ok(address !== null && typeof address !== 'string');
   const identity = identityOf(ca, CLIENT_ID);
-  const tunnels = createTunnels({ config: testConfig(), identities: judge, port: address.port });
+  const tunnels = createTunnels({ config: testConfig(config), identities: judge, port: address.port });
   return {
+    port: address.port,
     tunnels,
     sessions,
     request: () => requestOf(identity),
@@ -173,19 +179,75 @@ test('a CONNECT above the last-stream-id of a GOAWAY is asked again on a fresh t
   assert.equal(peer.sessions.length, 2);
 });
 
-test('a CONNECT that may have been processed is never asked again', async () => {
+test('a CONNECT whose tunnel is cut before an answer is asked again, once, and on a fresh tunnel', async () => {
   let streams = 0;
   await using peer = await foreignPeer((stream, session) => {
     streams++;
-    if (streams === 1) stream.close(INTERNAL_ERROR);
-    else session.socket.destroy();
+    if (streams === 2 || streams >= 4) session.socket.destroy();
+    else {
+      stream.respond({ ':status': 200 });
+      echo(stream);
+    }
   });
-  for (const expected of [1, 2]) {
-    const outcome = await peer.tunnels.open(peer.request());
-    assert.ok(!outcome.ok);
-    assert.equal(outcome.reason, 'TUNNEL_LOST');
-    assert.equal(streams, expected);
-  }
+  assert.ok((await peer.tunnels.open(peer.request())).ok);
+  assert.ok((await peer.tunnels.open(peer.request())).ok, 'the cut lost a connection');
+  assert.deepEqual([streams, peer.sessions.length], [3, 2]);
+  const lost = await peer.tunnels.open(peer.request());
+  assert.ok(!lost.ok);
+  assert.equal(lost.reason, 'TUNNEL_RESET');
+  assert.deepEqual([streams, peer.sessions.length], [5, 3], 'asked more than once more');
+});
+
+test('a CONNECT that the far side has reset is not asked again', async () => {
+  let streams = 0;
+  await using peer = await foreignPeer((stream) => {
+    streams++;
+    stream.close(INTERNAL_ERROR);
+  });
+  const outcome = await peer.tunnels.open(peer.request());
+  assert.ok(!outcome.ok);
+  assert.equal(outcome.reason, 'TUNNEL_RESET');
+  assert.equal(streams, 1);
+});
+
+test('a tunnel that left a CONNECT without an answer gets no other until it answers a PING', async () => {
+  const links: { near: Socket; far: Socket }[] = [];
+  let streams = 0;
+  await using peer = await foreignPeer((stream) => {
+    // Dead, as far as anybody can tell: its kernel takes what we send, and nothing comes back.
+    if (++streams === 1) links[0]?.near.unpipe().pause();
+    else stream.respond({ ':status': 200 });
+  });
+  const between = createServer((near) => {
+    const far = connect(peer.port, '127.0.0.1');
+    for (const end of [near, far]) end.on('error', () => undefined);
+    near.pipe(far).pipe(near);
+    links.push({ near, far });
+  });
+  const config = testConfig({ answerTimeout: 200 });
+  const tunnels = createTunnels({ config, identities: judge, port: await listen(between) });
+  const silent = await tunnels.open(peer.request());
+  assert.deepEqual(silent, { ok: false, reason: 'CONNECT_TIMEOUT', detail: undefined });
+  assert.ok((await tunnels.open(peer.request())).ok, 'it was sent into the dead tunnel');
+  assert.equal(links.length, 2);
+  for (const { near, far } of links) for (const end of [near, far]) end.destroy();
+  between.close();
+});
+
+test('a tunnel whose app was slow to answer is used again', async () => {
+  let streams = 0;
+  await using peer = await foreignPeer(
+    (stream) => {
+      streams++;
+      if (streams > 1) stream.respond({ ':status': 200 });
+    },
+    { answerTimeout: 200 },
+  );
+  const slow = await peer.tunnels.open(peer.request());
+  assert.deepEqual(slow, { ok: false, reason: 'CONNECT_TIMEOUT', detail: undefined });
+  await new Promise((resolve) => setTimeout(resolve, 100));
+  assert.ok((await peer.tunnels.open(peer.request())).ok);
+  assert.equal(peer.sessions.length, 1);
 });
 
 test('tunnels per pod are limited: idle ones make room', async () => {

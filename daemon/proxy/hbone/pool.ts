@@ -34,9 +34,11 @@ class Pool implements Tunnels {
   }
 
   async open(request: TunnelRequest): Promise<TunnelStream | Refusal> {
-    const first = await this.#attempt(request);
-    // Nothing of the app's bytes is sent before a 200, so that asking again is safe when nobody acted on the first.
-    const outcome = first.ok || !first.unprocessed ? first : await this.#attempt(request);
+    const first = await this.#attempt(request, 0);
+    const outcome =
+      first.ok || first.again === 'no'
+        ? first
+        : await this.#attempt(request, first.again === 'fresh' ? performance.now() : 0);
     return outcome.ok ? outcome : { ok: false, reason: outcome.reason, detail: outcome.detail };
   }
 
@@ -52,18 +54,19 @@ class Pool implements Tunnels {
     for (const tunnel of [...this.#table]) tunnel.retire();
   }
 
-  async #attempt(request: TunnelRequest): Promise<TunnelStream | StreamRefusal> {
+  /** On a tunnel that was made at `sinceMs` or later. */
+  async #attempt(request: TunnelRequest, sinceMs: number): Promise<TunnelStream | StreamRefusal> {
     const name = nameOf(request.key);
     const lane = this.#lanes.get(name) ?? { tunnels: new Set(), dialling: undefined };
     this.#lanes.set(name, lane);
     while (!request.signal.aborted) {
-      const tunnel = withRoom(lane, request.identity.generation);
+      const tunnel = withRoom(lane, request.identity.generation, sinceMs);
       if (tunnel !== undefined) return tunnel.open(request);
       const dialled = await (lane.dialling ?? this.#dial(name, lane, request));
-      if (!(dialled instanceof ClientTunnel)) return { ...dialled, unprocessed: false };
+      if (!(dialled instanceof ClientTunnel)) return { ...dialled, again: 'no' };
     }
     this.#forgetIfEmpty(name, lane);
-    return { ok: false, reason: 'CLIENT_RESET', detail: undefined, unprocessed: false };
+    return { ok: false, reason: 'CLIENT_RESET', detail: undefined, again: 'no' };
   }
 
   #dial(name: string, lane: Lane, request: TunnelRequest): Promise<ClientTunnel | Refusal> {
@@ -99,8 +102,9 @@ class Pool implements Tunnels {
 }
 
 /** The first tunnel with room: filling one lets the others fall idle. */
-function withRoom(lane: Lane, generation: number): ClientTunnel | undefined {
-  for (const tunnel of lane.tunnels) if (tunnel.hasRoom(generation)) return tunnel;
+function withRoom(lane: Lane, generation: number, sinceMs: number): ClientTunnel | undefined {
+  for (const tunnel of lane.tunnels)
+    if (tunnel.madeAt >= sinceMs && tunnel.hasRoom(generation)) return tunnel;
   return undefined;
 }
 

@@ -29,9 +29,6 @@ export type HboneConfig = Pick<
   | 'tunnelWindow'
 >;
 
-/** The port of every HBONE listener. */
-export const HBONE_PORT = 15_008;
-
 const MEBIBYTE = 1 << 20;
 
 /** A stream's error when its tunnel broke under it. */

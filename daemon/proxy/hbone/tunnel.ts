@@ -5,9 +5,10 @@ import type { Socket } from 'node:net';
 import { connect as connectTls } from 'node:tls';
 import type { TLSSocket } from 'node:tls';
 import type { Reason } from '../../errors.ts';
+import { HBONE_PORT } from '../../mesh/ids.ts';
 import type { PodUid } from '../../mesh/ids.ts';
 import { reasonOfStatus } from './connect.ts';
-import { guard, HBONE_PORT, sessionOptions, settingsOf, superviseSession } from './session.ts';
+import { guard, sessionOptions, settingsOf, superviseSession } from './session.ts';
 import type { HboneConfig } from './session.ts';
 import type { Identities, Refusal, TunnelRequest, TunnelStream } from '../seams.ts';
 
@@ -18,9 +19,12 @@ export interface DialContext {
   readonly port?: number;
 }
 
-/** A failed CONNECT; `unprocessed`: the far side has certainly not acted on it, so it may be tried again. */
+/**
+ * A failed CONNECT, and where it may be asked again: nothing of the app's bytes is sent before a 200. `anywhere`: the
+ * far side has not acted on it; `fresh`: its tunnel was cut, and others to that place may be dead as well.
+ */
 export interface StreamRefusal extends Refusal {
-  readonly unprocessed: boolean;
+  readonly again: 'no' | 'anywhere' | 'fresh';
 }
 
 /** TCP and TLS to the request's destination. Every failure is a Refusal; the socket is closed then. */
@@ -122,12 +126,15 @@ export class ClientTunnel {
   readonly generation: number;
   readonly session: ClientHttp2Session;
   streams = 0;
-  lastUsed = performance.now();
+  readonly madeAt = performance.now();
+  lastUsed = this.madeAt;
   readonly #config: HboneConfig;
   readonly #idle: NodeJS.Timeout;
   readonly #request: Pick<TunnelRequest, 'key'>;
   #limit: number;
   #retired = false;
+  /** A CONNECT had no answer in time: no more of them until a PING has one. */
+  #doubted = false;
   /** Of the peer's GOAWAY: it will not act on later streams. */
   #lastProcessed = Infinity;
   /** The peer has sent its SETTINGS: it took our certificate (HBONE.md, trap 7). */
@@ -173,6 +180,7 @@ export class ClientTunnel {
   hasRoom(generation: number): boolean {
     return (
       !this.#retired &&
+      !this.#doubted &&
       this.generation >= generation &&
       this.streams < this.#limit &&
       !this.session.closed &&
@@ -205,11 +213,11 @@ export class ClientTunnel {
         // Not close(): it would send END_STREAM first, which a far app could take for an empty request.
         if (!outcome.ok && !stream.destroyed) stream.destroy(new Error(outcome.reason));
       };
-      const aborted = (): void => settle({ ...refusal('CLIENT_RESET'), unprocessed: false });
-      const timer = setTimeout(
-        () => settle({ ...refusal('CONNECT_TIMEOUT'), unprocessed: false }),
-        this.#config.answerTimeout,
-      );
+      const aborted = (): void => settle({ ...refusal('CLIENT_RESET'), again: 'no' });
+      const timer = setTimeout(() => {
+        this.#doubt();
+        settle({ ...refusal('CONNECT_TIMEOUT'), again: 'no' });
+      }, this.#config.answerTimeout);
       request.signal.addEventListener('abort', aborted);
       // Each comes once; `once` would cost a listener more, and a stream of http2 counts its listeners by events.
       stream.on('close', () => {
@@ -219,22 +227,32 @@ export class ClientTunnel {
       stream.on('response', (headers) => {
         const status = headers[':status'] ?? 0;
         if (status === 200) settle({ ok: true, stream, peer: this.#request.key.destinationId });
-        else settle({ ...refusal(reasonOfStatus(status), `status ${status}`), unprocessed: false });
+        else settle({ ...refusal(reasonOfStatus(status), `status ${status}`), again: 'no' });
       });
     });
   }
 
   #unanswered(stream: ClientHttp2Stream): StreamRefusal {
+    const failure = refusal('TUNNEL_RESET', this.#failure ?? `code ${stream.rstCode}`);
+    // It may have been our identity that was refused: asked again, it would be again.
+    if (!this.#accepted) return { ...failure, detail: this.#failure, again: 'no' };
     // No HEADERS left us, or the peer says that it has not acted on them.
-    const unprocessed =
+    const isUntouched =
       stream.id === undefined ||
       stream.id > this.#lastProcessed ||
       stream.rstCode === constants.NGHTTP2_REFUSED_STREAM;
-    if (!this.#accepted) return { ...refusal('TUNNEL_RESET', this.#failure), unprocessed: false };
-    return {
-      ...refusal(unprocessed ? 'TUNNEL_RESET' : 'TUNNEL_LOST', this.#failure ?? `code ${stream.rstCode}`),
-      unprocessed,
-    };
+    if (isUntouched) return { ...failure, again: 'anywhere' };
+    return { ...failure, again: this.session.destroyed ? 'fresh' : 'no' };
+  }
+
+  /** The app behind may be slow, or the far side dead: a PING tells. keepAlive cuts a tunnel that never answers. */
+  #doubt(): void {
+    if (this.session.closed || this.session.destroyed || this.#doubted) return;
+    this.#doubted = true;
+    const isSent = this.session.ping((error) => {
+      if (error === null) this.#doubted = false;
+    });
+    if (!isSent) this.retire();
   }
 
   #streamClosed(): void {
