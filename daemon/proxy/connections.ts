@@ -3,7 +3,7 @@
  * Counts per pod, so that no pod can take more than its share.
  */
 import type { Reason } from '../errors.ts';
-import type { Ip, PodUid, SpiffeId } from '../mesh/ids.ts';
+import type { PodUid, SpiffeId } from '../mesh/ids.ts';
 import type { ConnectionRecord, Direction, OpenConnection } from '../mesh/wiring.ts';
 
 /** What is known of a connection so far; filled in as decisions are taken. */
@@ -230,10 +230,4 @@ class TrackedConnection implements Connection {
       bytesReceived: this.counters.bytesReceived,
     };
   }
-}
-
-/** `ip:port` of a socket's far end; '' when the peer is gone already (remoteAddress is undefined then). */
-export function addressText(ip: Ip | undefined, port: number | undefined): string {
-  if (ip === undefined || port === undefined) return '';
-  return ip.includes(':') ? `[${ip}]:${port}` : `${ip}:${port}`;
 }

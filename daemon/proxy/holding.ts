@@ -40,6 +40,7 @@ export class Holding {
   /**
    * Calls `then` with the first value that `attempt` gives, now or after a change; `giveUp` when time ran out or
    * `signal` aborted (the attempt's last word is then the answer), or when there is no place to wait (`isFull`).
+   * `timeoutMs`: what is left of the time of one that has waited before.
    */
   until<T>(
     pod: PodUid,
@@ -47,6 +48,7 @@ export class Holding {
     then: (value: T) => void,
     giveUp: (isFull: boolean) => void,
     signal: Gone,
+    timeoutMs = this.#timeoutMs,
   ): void {
     const first = attempt();
     if (!first.held) {
@@ -77,7 +79,7 @@ export class Holding {
         return true;
       },
       giveUp: () => leave(giveUpWaiting),
-      deadline: setTimeout(() => leave(giveUpWaiting), this.#timeoutMs),
+      deadline: setTimeout(() => leave(giveUpWaiting), timeoutMs),
     };
     signal.addEventListener('abort', onAbort);
     this.#waiting.add(waiter);

@@ -4,17 +4,17 @@
  */
 import type { Socket } from 'node:net';
 import { admit } from '../mesh/admit.ts';
-import type { PodUid } from '../mesh/ids.ts';
-import { hostPort } from '../mesh/ids.ts';
+import type { AdmitVerdict } from '../mesh/admit.ts';
+import type { Ip, PodUid } from '../mesh/ids.ts';
+import { HBONE_PORT, hostPort } from '../mesh/ids.ts';
 import type { Reason } from '../errors.ts';
 import type { LocalPod } from '../mesh/wiring.ts';
-import { addressText } from './connections.ts';
 import type { Connection } from './connections.ts';
 import { dial } from './dial.ts';
 import { abortOnClose } from './gone.ts';
 import { NO_PLACE } from './holding.ts';
 import type { Attempt } from './holding.ts';
-import { HBONE_PORT, isDecidable, localEnd, refuse, remoteEnd } from './plane.ts';
+import { isDecidable, localEnd, refuse, remoteEnd } from './plane.ts';
 import type { DataPlane } from './plane.ts';
 import { relay } from './relay.ts';
 import type { IncomingConnect, LocalIdentity, Refusal } from './seams.ts';
@@ -74,7 +74,7 @@ function serve(plane: DataPlane, pod: LocalPod, identity: LocalIdentity, socket:
     onRefused: (refusal) => {
       const { connection } = plane.connections.open(pod.uid, 'inbound', hostPort(remote.ip, remote.port));
       describe(connection, pod);
-      connection.facts.dstAddr = addressText(pod.ips[0], HBONE_PORT);
+      connection.facts.dstAddr = endText(pod.ips[0], HBONE_PORT);
       connection.close(refusal.reason, refusal.detail);
     },
   });
@@ -91,20 +91,48 @@ function handleConnect(
   const forwarded = connect.forwardedFor;
   const client = forwarded !== undefined && forwarded.ip === tunnelPeer.ip ? forwarded : tunnelPeer;
   const { connection, overLimit } = plane.connections.open(uid, 'inbound', hostPort(client.ip, client.port));
-  const pod = plane.pods.get(uid);
   connection.facts.srcIdentity = connect.peer;
   connection.facts.security = 'mutual_tls';
   connection.facts.dstAddr = hostPort(connect.target.ip, connect.target.port);
   describeSource(plane, connection, tunnelPeer.ip);
+  const pod = plane.pods.get(uid);
   if (pod !== undefined) describe(connection, pod);
-  connection.facts.dstHboneAddr = addressText(pod?.ips[0], HBONE_PORT);
+  connection.facts.dstHboneAddr = endText(pod?.ips[0], HBONE_PORT);
   const answer = (status: number, reason: Reason, detail?: string): void => {
     connect.refuse(status);
     connection.close(reason, detail);
   };
   if (overLimit) return answer(503, 'CONNECTION_LIMIT');
-  if (pod === undefined) return answer(503, 'POD_GONE');
+  let lastWord: Judged = { pod: undefined };
+  plane.holding.until<Judged>(
+    uid,
+    () => {
+      lastWord = judge(plane, uid, connect);
+      return lastWord.pod !== undefined && lastWord.verdict.kind === 'hold'
+        ? { held: true }
+        : { held: false, value: lastWord };
+    },
+    (judged) => {
+      if (judged.pod === undefined) return answer(503, 'POD_GONE');
+      const { verdict } = judged;
+      if (verdict.kind !== 'allow') return answer(statusFor(verdict.reason), verdict.reason, verdict.rule);
+      deliver(plane, judged.pod, { ...connect.target, client }, connect, connection);
+    },
+    (isFull) => {
+      if (isFull) return answer(503, NO_PLACE.reason, NO_PLACE.detail);
+      if (connect.signal.aborted) return answer(503, 'CLIENT_RESET');
+      if (lastWord.pod !== undefined) answer(503, lastWord.verdict.reason, lastWord.verdict.rule);
+    },
+    connect.signal,
+  );
+}
 
+/** What is decided of a CONNECT now; no pod: it is gone. */
+type Judged = { readonly pod: LocalPod; readonly verdict: AdmitVerdict } | { readonly pod: undefined };
+
+function judge(plane: DataPlane, uid: PodUid, connect: IncomingConnect): Judged {
+  const pod = plane.pods.get(uid);
+  if (pod === undefined) return { pod };
   const verdict = admit(plane.state, {
     pod,
     podState: pod.state,
@@ -114,8 +142,7 @@ function handleConnect(
     peer: connect.peer,
     viaHbone: true,
   });
-  if (verdict.kind !== 'allow') return answer(statusFor(verdict.reason), verdict.reason, verdict.rule);
-  deliver(plane, pod, { ...connect.target, client }, connect, connection);
+  return { pod, verdict };
 }
 
 function deliver(
@@ -181,10 +208,10 @@ export function recordRefusal(
 ): void {
   const remote = remoteEnd(socket);
   const local = localEnd(socket);
-  const { connection } = plane.connections.open(uid, 'inbound', addressText(remote?.ip, remote?.port));
+  const { connection } = plane.connections.open(uid, 'inbound', endText(remote?.ip, remote?.port));
   const pod = plane.pods.get(uid);
   if (pod !== undefined) describe(connection, pod);
-  connection.facts.dstAddr = addressText(local?.ip, local?.port);
+  connection.facts.dstAddr = endText(local?.ip, local?.port);
   refuse(socket, connection, { reason, detail });
 }
 
@@ -200,6 +227,11 @@ export function describeSource(plane: DataPlane, connection: Connection, ip: Loc
   const workload = plane.state.workloadByIp(ip);
   connection.facts.srcWorkload = workload?.name;
   connection.facts.srcNamespace = workload?.namespace;
+}
+
+/** `ip:port`; '' for an end that is not known. */
+function endText(ip: Ip | undefined, port: number | undefined): string {
+  return ip === undefined || port === undefined ? '' : hostPort(ip, port);
 }
 
 function ignore(): void {}

@@ -4,7 +4,8 @@
  */
 import type { Socket } from 'node:net';
 import type { Ip, PodUid, Port } from '../mesh/ids.ts';
-import { hostPort, isIpv6 } from '../mesh/ids.ts';
+import { HBONE_PORT, hostPort, isIpv6 } from '../mesh/ids.ts';
+import type { PublishedState } from '../mesh/model.ts';
 import { route } from '../mesh/route.ts';
 import type { PassthroughVerdict, SelfVerdict, TunnelTarget, TunnelVerdict } from '../mesh/verdict.ts';
 import type { LocalPod } from '../mesh/wiring.ts';
@@ -15,7 +16,7 @@ import { forwardingHeaders } from './headers.ts';
 import { NO_PLACE } from './holding.ts';
 import type { Attempt } from './holding.ts';
 import { carry } from './plaintext.ts';
-import { descriptorOf, HBONE_PORT, isDecidable, refuse, remoteEnd } from './plane.ts';
+import { descriptorOf, isDecidable, refuse, remoteEnd } from './plane.ts';
 import type { DataPlane } from './plane.ts';
 import { relay } from './relay.ts';
 import type { Gone, LocalIdentity, Refusal, TunnelStream } from './seams.ts';
@@ -35,6 +36,21 @@ type Plan =
       readonly identity: LocalIdentity;
     }
   | { readonly kind: 'no'; readonly refusal: Omit<Refusal, 'ok'> };
+
+/** One connection of an app, on its way to where it wants to go. */
+interface Errand {
+  readonly uid: PodUid;
+  readonly destination: Destination;
+  readonly socket: Socket;
+  readonly connection: Connection;
+}
+
+/** Pods that could not be reached, and what they had published when it was tried. */
+interface Setback {
+  readonly sinceMs: number;
+  readonly published: ReadonlyMap<PodUid, PublishedState['state'] | undefined>;
+  readonly refusal: Omit<Refusal, 'ok'>;
+}
 
 /** One accepted socket of a pod's outbound listener. Takes the socket over. */
 export function handleOutbound(plane: DataPlane, uid: PodUid, socket: Socket): void {
@@ -56,18 +72,25 @@ export function handleOutbound(plane: DataPlane, uid: PodUid, socket: Socket): v
   connection.facts.dstAddr = hostPort(record.ip, record.port);
   if (overLimit) return refuse(socket, connection, { reason: 'CONNECTION_LIMIT', detail: undefined });
 
+  find(plane, { uid, destination: record, socket, connection }, undefined);
+}
+
+/** Decides, now or as soon as it can be decided; after a `setback` only once things have changed. */
+function find(plane: DataPlane, errand: Errand, setback: Setback | undefined): void {
+  const { uid, destination, socket, connection } = errand;
   const gone = abortOnClose(socket);
-  let lastWord: Omit<Refusal, 'ok'> = { reason: 'POD_NOT_READY', detail: undefined };
+  let lastWord = setback?.refusal ?? { reason: 'POD_NOT_READY', detail: undefined };
   plane.holding.until<Plan>(
     uid,
     () => {
-      const attempt = decide(plane, uid, record);
+      const attempt = decide(plane, uid, destination);
       if (attempt.held) lastWord = attempt.lastWord;
+      else if (setback !== undefined && leadsBack(plane, attempt.value, setback)) return { held: true };
       return attempt;
     },
     (plan) => {
       gone.release();
-      carryOut(plane, plan, socket, connection);
+      carryOut(plane, errand, plan, setback);
     },
     (isFull) => {
       gone.release();
@@ -75,7 +98,17 @@ export function handleOutbound(plane: DataPlane, uid: PodUid, socket: Socket): v
       refuse(socket, connection, isFull ? NO_PLACE : lastWord);
     },
     gone.signal,
+    setback === undefined ? undefined : setback.sinceMs + plane.config.holdTimeout - performance.now(),
   );
+}
+
+/** Whether the plan would only ask pods again that said nothing, and have published nothing else since. */
+function leadsBack(plane: DataPlane, plan: Plan, { published }: Setback): boolean {
+  if (plan.kind !== 'tunnel') return false;
+  return [plan.verdict, ...plan.verdict.alternates].every(({ workload: { uid } }) => {
+    const state = plane.state.published(uid)?.state;
+    return state !== 'enrolled' && published.has(uid) && published.get(uid) === state;
+  });
 }
 
 /** The app's socket got a loopback address when it was redirected; the world knows it by the pod's own. */
@@ -122,15 +155,15 @@ function now(value: Plan): Attempt<Plan> & { held: false } {
   return { held: false, value };
 }
 
-function carryOut(plane: DataPlane, plan: Plan, socket: Socket, connection: Connection): void {
+function carryOut(plane: DataPlane, errand: Errand, plan: Plan, setback: Setback | undefined): void {
   switch (plan.kind) {
     case 'no':
-      return refuse(socket, connection, plan.refusal);
+      return refuse(errand.socket, errand.connection, plan.refusal);
     case 'tunnel':
-      void openTunnel(plane, plan, socket, connection);
+      void openTunnel(plane, errand, plan, setback);
       return;
     case 'clear':
-      return dialClear(plane, plan, socket, connection);
+      return dialClear(plane, plan, errand.socket, errand.connection);
   }
 }
 
@@ -170,13 +203,17 @@ function dialClear(
   tryNext();
 }
 
-/** Tries the chosen endpoint, then others while no byte has been sent (DESIGN.md section 9). */
+/**
+ * Tries the chosen endpoint, then others while no byte has been sent (DESIGN.md section 9). When none of them said
+ * anything, and one was not surely enrolled, it is decided anew: what we knew of it may have been late.
+ */
 async function openTunnel(
   plane: DataPlane,
+  errand: Errand,
   plan: Extract<Plan, { kind: 'tunnel' }>,
-  socket: Socket,
-  connection: Connection,
+  before: Setback | undefined,
 ): Promise<void> {
+  const { socket, connection } = errand;
   const gone = abortOnClose(socket);
   let cutFor: Omit<Refusal, 'ok'> | undefined;
   connection.cut = (reason, detail) => {
@@ -185,9 +222,11 @@ async function openTunnel(
     refuse(socket, connection, cutFor);
   };
   const { signal } = gone;
+  const published = new Map(before?.published);
   let last: Refusal = { ok: false, reason: 'NO_ENDPOINTS', detail: undefined };
   for (const candidate of [plan.verdict, ...plan.verdict.alternates]) {
     describeTunnel(connection, plan.verdict, candidate);
+    published.set(candidate.workload.uid, plane.state.published(candidate.workload.uid)?.state);
     const opened = await tunnelTo(plane, plan, candidate, connection, signal);
     if (opened.ok) {
       gone.release();
@@ -204,11 +243,23 @@ async function openTunnel(
       connection.facts.dstIdentity = candidate.identity;
       connection.facts.security = 'mutual_tls';
     }
-    if (signal.aborted || !isWorthAnother(opened)) break;
+    if (signal.aborted || !isSilence(opened)) break;
   }
   gone.release();
-  if (cutFor === undefined)
-    refuse(socket, connection, signal.aborted ? { reason: 'CLIENT_RESET', detail: undefined } : last);
+  if (cutFor !== undefined) return;
+  if (signal.aborted) {
+    refuse(socket, connection, { reason: 'CLIENT_RESET', detail: undefined });
+    return;
+  }
+  const setback = { sinceMs: before?.sinceMs ?? performance.now(), published, refusal: last };
+  if (isSilence(last) && mayHaveChanged(plane, setback)) find(plane, errand, setback);
+  else refuse(socket, connection, last);
+}
+
+/** Whether one of the pods that said nothing may not be enrolled, and there is time left to learn more. */
+function mayHaveChanged(plane: DataPlane, { sinceMs, published }: Setback): boolean {
+  if (performance.now() - sinceMs >= plane.config.holdTimeout) return false;
+  return [...published].some(([uid, state]) => state !== 'enrolled' || !plane.state.isEnrolled(uid));
 }
 
 function tunnelTo(
@@ -242,12 +293,13 @@ function isAnswer({ reason }: Refusal): boolean {
  */
 const SILENT: ReadonlySet<Refusal['reason']> = new Set([
   'TUNNEL_CONNECT_FAILED',
+  'TLS_HANDSHAKE_FAILED',
   'TLS_HANDSHAKE_TIMEOUT',
   'CONNECT_TIMEOUT',
-  'TUNNEL_LOST',
+  'TUNNEL_RESET',
 ] as const);
 
-function isWorthAnother(refusal: Refusal): boolean {
+function isSilence(refusal: Refusal): boolean {
   return SILENT.has(refusal.reason);
 }
 

@@ -1,52 +1,92 @@
 /** Plaintext arrives at a pod: from outside the mesh, or from a peer that does not tunnel yet. No identity. */
 import type { Socket } from 'node:net';
 import { admit } from '../mesh/admit.ts';
-import type { PodUid } from '../mesh/ids.ts';
+import type { AdmitVerdict } from '../mesh/admit.ts';
+import type { Ip, PodUid, Port } from '../mesh/ids.ts';
 import { hostPort } from '../mesh/ids.ts';
 import type { LocalPod } from '../mesh/wiring.ts';
 import type { Connection } from './connections.ts';
 import { dial } from './dial.ts';
 import { abortOnClose } from './gone.ts';
 import { NO_PLACE } from './holding.ts';
+import type { Attempt } from './holding.ts';
 import { describe, describeSource, recordRefusal } from './inbound.ts';
 import { isDecidable, localEnd, refuse, remoteEnd } from './plane.ts';
 import type { DataPlane } from './plane.ts';
 import { relay } from './relay.ts';
+import type { Refusal } from './seams.ts';
+
+interface Address {
+  readonly ip: Ip;
+  readonly port: Port;
+}
 
 /** One accepted socket of a pod's plaintext listener. Takes the socket over. */
 export function handlePlaintext(plane: DataPlane, uid: PodUid, socket: Socket): void {
   socket.on('error', ignore); // heard of through 'close'
-  if (remoteEnd(socket) === undefined || localEnd(socket) === undefined) {
-    socket.destroy();
+  const client = remoteEnd(socket);
+  const target = localEnd(socket);
+  if (client === undefined || target === undefined) {
+    socket.destroy(); // reset before we accepted it
     return;
   }
   const gone = abortOnClose(socket);
-  plane.holding.until<LocalPod | undefined>(
+  let lastWord: Omit<Refusal, 'ok'> = { reason: 'POD_NOT_READY', detail: undefined };
+  plane.holding.until<Decision | undefined>(
     uid,
     () => {
-      const pod = plane.pods.get(uid);
-      return pod === undefined || isDecidable(plane, pod) ? { held: false, value: pod } : { held: true };
+      const attempt = decide(plane, uid, target);
+      if (attempt.held) lastWord = attempt.lastWord;
+      return attempt;
     },
-    (pod) => {
+    (decision) => {
       gone.release();
-      if (pod === undefined) recordRefusal(plane, uid, socket, 'POD_GONE');
-      else decide(plane, pod, socket);
+      if (decision === undefined) recordRefusal(plane, uid, socket, 'POD_GONE');
+      else carryOut(plane, decision, socket, { client, target });
     },
-    (isFull) =>
-      isFull
-        ? recordRefusal(plane, uid, socket, NO_PLACE.reason, NO_PLACE.detail)
-        : recordRefusal(plane, uid, socket, 'POD_NOT_READY'),
+    (isFull) => {
+      const { reason, detail } = isFull ? NO_PLACE : lastWord;
+      recordRefusal(plane, uid, socket, reason, detail);
+    },
     gone.signal,
   );
 }
 
-function decide(plane: DataPlane, pod: LocalPod, socket: Socket): void {
-  const client = remoteEnd(socket);
-  const target = localEnd(socket);
-  if (client === undefined || target === undefined) {
-    socket.destroy();
-    return;
-  }
+interface Decision {
+  readonly pod: LocalPod;
+  readonly verdict: AdmitVerdict;
+}
+
+/** undefined as a value: the pod is gone. */
+type Deciding =
+  | (Attempt<Decision | undefined> & { held: false })
+  | { readonly held: true; readonly lastWord: Omit<Refusal, 'ok'> };
+
+function decide(plane: DataPlane, uid: PodUid, target: Address): Deciding {
+  const pod = plane.pods.get(uid);
+  if (pod === undefined) return { held: false, value: undefined };
+  if (!isDecidable(plane, pod))
+    return { held: true, lastWord: { reason: 'POD_NOT_READY', detail: `state ${pod.state}` } };
+  const verdict = admit(plane.state, {
+    pod,
+    podState: pod.state,
+    ownPorts: pod.ownPorts,
+    targetIp: target.ip,
+    targetPort: target.port,
+    peer: undefined,
+    viaHbone: false,
+  });
+  if (verdict.kind === 'hold')
+    return { held: true, lastWord: { reason: verdict.reason, detail: verdict.rule } };
+  return { held: false, value: { pod, verdict } };
+}
+
+function carryOut(
+  plane: DataPlane,
+  { pod, verdict }: Decision,
+  socket: Socket,
+  { client, target }: { readonly client: Address; readonly target: Address },
+): void {
   const { connection, overLimit } = plane.connections.open(
     pod.uid,
     'inbound',
@@ -57,16 +97,6 @@ function decide(plane: DataPlane, pod: LocalPod, socket: Socket): void {
   connection.facts.dstAddr = hostPort(target.ip, target.port);
   if (overLimit || !connection.takeSecond())
     return refuse(socket, connection, { reason: 'CONNECTION_LIMIT', detail: undefined });
-
-  const verdict = admit(plane.state, {
-    pod,
-    podState: pod.state,
-    ownPorts: pod.ownPorts,
-    targetIp: target.ip,
-    targetPort: target.port,
-    peer: undefined,
-    viaHbone: false,
-  });
   if (verdict.kind !== 'allow')
     return refuse(socket, connection, { reason: verdict.reason, detail: verdict.rule });
   const upstream = dial(plane, pod, { ...target, client }, (result) => {

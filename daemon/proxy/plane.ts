@@ -24,9 +24,6 @@ export interface DataPlane {
   synced: boolean;
 }
 
-/** The port of the mTLS listeners' traffic, as peers dial it (HBONE.md 3.1). */
-export const HBONE_PORT = 15_008 as Port;
-
 /** One end of a socket, or undefined when the peer was gone before we looked (then it has no address). */
 export function remoteEnd(socket: Socket): { ip: Ip; port: Port } | undefined {
   return endOf(socket.remoteAddress, socket.remotePort);
