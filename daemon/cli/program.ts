@@ -11,6 +11,7 @@ import { addDaemon } from './commands/daemon.ts';
 import { addLimits } from './commands/limits.ts';
 import { addStatus } from './commands/status.ts';
 import { addUninstall } from './commands/uninstall.ts';
+import { addWhy } from './commands/why.ts';
 import type { Context, ExitCode, Io } from './io.ts';
 
 const COMMANDS: readonly ((program: Command, context: Context) => void)[] = [
@@ -19,6 +20,7 @@ const COMMANDS: readonly ((program: Command, context: Context) => void)[] = [
   addStatus,
   addConnections,
   addCerts,
+  addWhy,
   addConfig,
   addUninstall,
   addCleanup,
