@@ -77,6 +77,14 @@ export class Certificates implements Disposable {
     return this.#bundle;
   }
 
+  /** Certificates in use by `rootHash` of their root: `issuers` in `culvert.dev/node`, which a rotation waits for. */
+  issuers(): Readonly<Record<string, number>> {
+    const counts: Record<string, number> = {};
+    for (const { rootHash, certificate } of this.#entries.values())
+      if (certificate !== undefined && rootHash !== undefined) counts[rootHash] = (counts[rootHash] ?? 0) + 1;
+    return counts;
+  }
+
   /** Asks for a new certificate of `id`, or of all, now; what is in use stays so until it comes. */
   renew(id: SpiffeId | '*'): void {
     for (const entry of this.#entries.values()) {
