@@ -1,6 +1,5 @@
 /**
- * Builds the image of the Dockerfile on a Debian machine without Docker: buildah, in a chroot, with plain copies for
- * layers. Where the Dockerfile's base can't be pulled, debootstrap makes a stand-in of the same name. Made once for
+ * Builds the image of the Dockerfile on a Debian machine without Docker: buildah, in a chroot. Where the Dockerfile's base can't be pulled, debootstrap makes a stand-in of the same name. Made once for
  * the same inputs; kept in `~/.cache/culvert/image`.
  */
 import { createHash } from 'node:crypto';
@@ -24,7 +23,13 @@ const BUILD_TIMEOUT_MS = 30 * 60_000;
 /** Of a failed build, what is shown. */
 const LAST_LINES = 60;
 const STORAGE = ['--root', path.join(CACHE, 'storage'), '--runroot', path.join(CACHE, 'run')];
-const BUILDAH = ['buildah', '--storage-driver', 'vfs', ...STORAGE];
+
+/** How buildah is called: layers by overlay; by copies where the file system below is one itself. */
+async function buildah(): Promise<readonly string[]> {
+  const overlay = ['buildah', '--storage-driver', 'overlay', ...STORAGE];
+  const { code } = await run([...overlay, 'info']);
+  return code === 0 ? overlay : ['buildah', '--storage-driver', 'vfs', ...STORAGE];
+}
 
 /** Stages of the Dockerfile that are images. */
 export type Target = 'culvert' | 'bench';
@@ -58,11 +63,12 @@ async function provide(target: Target, say: Say): Promise<Image> {
   const archive = path.join(CACHE, `${target}-${inputsHash()}.tar`);
   if (!existsSync(archive)) {
     const base = baseName();
-    await provideBase(base, say);
+    const command = await buildah();
+    await provideBase(command, base, say);
     say(`buildah build --target ${target}`);
-    await build(target, reference, base);
+    await build(command, target, reference, base);
     say('writing the archive');
-    await push(reference, archive);
+    await push(command, reference, archive);
     removeOthers(target, archive);
   }
   return { reference, archive, digest: await manifestDigest(archive), archiveBytes: statSync(archive).size };
@@ -95,21 +101,21 @@ function baseName(): string {
   return base;
 }
 
-async function provideBase(base: string, say: Say): Promise<void> {
-  const inspected = await run([...BUILDAH, 'inspect', '--type', 'image', base]);
+async function provideBase(command: readonly string[], base: string, say: Say): Promise<void> {
+  const inspected = await run([...command, 'inspect', '--type', 'image', base]);
   if (inspected.code === 0) return;
   say(`pulling ${base}`);
-  const pulled = await run([...BUILDAH, 'pull', '--retry', '0', base], { timeoutMs: PULL_TIMEOUT_MS });
+  const pulled = await run([...command, 'pull', '--retry', '0', base], { timeoutMs: PULL_TIMEOUT_MS });
   if (pulled.code === 0) return;
   say(`no registry has answered: debootstrap ${SUITE} stands in for ${base}`);
-  const container = (await must([...BUILDAH, 'from', 'scratch'])).trim();
+  const container = (await must([...command, 'from', 'scratch'])).trim();
   try {
-    const folder = (await must([...BUILDAH, 'mount', container])).trim();
+    const folder = (await must([...command, 'mount', container])).trim();
     await must(['debootstrap', '--variant=minbase', SUITE, folder, MIRROR], { timeoutMs: BUILD_TIMEOUT_MS });
     writeFileSync(path.join(folder, 'etc/apt/sources.list'), sourcesList());
-    await must([...BUILDAH, 'commit', '--quiet', container, base], { timeoutMs: BUILD_TIMEOUT_MS });
+    await must([...command, 'commit', '--quiet', container, base], { timeoutMs: BUILD_TIMEOUT_MS });
   } finally {
-    await run([...BUILDAH, 'rm', container]);
+    await run([...command, 'rm', container]);
   }
 }
 
@@ -119,13 +125,18 @@ function sourcesList(): string {
     .join('');
 }
 
-async function build(target: Target, reference: string, base: string): Promise<void> {
+async function build(
+  command: readonly string[],
+  target: Target,
+  reference: string,
+  base: string,
+): Promise<void> {
   const { version } = JSON.parse(readFileSync(path.join(ROOT, 'package.json'), 'utf8')) as {
     version: string;
   };
   const { code, stderr, stdout } = await run(
     [
-      ...BUILDAH,
+      ...command,
       'build',
       '--isolation=chroot',
       '--pull-never',
@@ -152,10 +163,10 @@ function trustOfThisMachine(): readonly string[] {
   return existsSync(folder) ? [`--volume=${folder}:${folder}:ro`] : [];
 }
 
-async function push(reference: string, archive: string): Promise<void> {
+async function push(command: readonly string[], reference: string, archive: string): Promise<void> {
   const part = `${archive}.part`;
   rmSync(part, { force: true });
-  await must([...BUILDAH, 'push', '--quiet', reference, `oci-archive:${part}:${reference}`], {
+  await must([...command, 'push', '--quiet', reference, `oci-archive:${part}:${reference}`], {
     timeoutMs: BUILD_TIMEOUT_MS,
   });
   renameSync(part, archive);
