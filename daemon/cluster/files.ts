@@ -1,6 +1,7 @@
 /**
  * The cluster as a folder of YAML. What is on disk is looked at every `intervalMs`; notices from the kernel only
- * make it sooner. A file that is broken, unreadable or half written keeps what it said last.
+ * make it sooner. A file that is broken, unreadable or half written keeps what it said last; so does a folder that has
+ * lost everything at once. What is gone counts when the folder is still: who empties it is not done with the first file.
  */
 import { watch } from 'node:fs';
 import type { FSWatcher } from 'node:fs';
@@ -30,6 +31,8 @@ const MAX_WATCHERS = 512;
 const FLOCK_MS = 15;
 /** Longest stretch of parsing before others get their turn. */
 const TURN_MS = 8;
+/** A folder in which files come and go without a pause: what is gone counts after so many times `settleMs`. */
+const MAX_SETTLES = 10;
 /** Named files waiting to be looked at; beyond it everything is looked at. */
 const MAX_NAMED = 1_000;
 
@@ -47,6 +50,10 @@ export class FileSource implements ClusterSource {
   readonly #named = new Set<string>();
   readonly #firstLook = Promise.withResolvers<void>();
   #unread: ReadonlyMap<string, string> = new Map();
+  /** When a file last came or went, and since when something gone waits to be told. */
+  #movedMs = 0;
+  #goneSinceMs: number | undefined;
+  #hasLooked = false;
   #isAllDue = true;
   #nextLookMs = 0;
   /** What the last look at everything took, without reading. */
@@ -85,12 +92,21 @@ export class FileSource implements ClusterSource {
     }));
     return [
       ...folders,
+      ...this.#emptiness(),
       ...this.#view.problems().map((problem) => ({ ...problem, where: join(this.#root, problem.where) })),
     ];
   }
 
   stalenessMs(): ReadonlyMap<string, number> {
     return new Map([['folder', performance.now() - this.#currentMs]]);
+  }
+
+  #emptiness(): SourceProblem[] {
+    if (!this.#hasLooked || !this.#view.isEmpty) return [];
+    const reason = this.#view.isEmptied
+      ? 'has lost all of its objects at once: everything stays as it was until there are some again'
+      : 'holds no object: pods that an earlier daemon enrolled stay closed';
+    return [{ where: this.#root, line: undefined, reason }];
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -109,12 +125,27 @@ export class FileSource implements ClusterSource {
       const isAll = this.#isAllDue || performance.now() >= this.#nextLookMs;
       await (isAll ? this.#lookAtAll() : this.#lookAtNamed());
       if (this.#isClosed()) return;
-      const deltas = this.#view.takeDeltas();
+      const deltas = this.#view.takeDeltas(this.#isGoneCounted());
       if (deltas.length > 0) onDeltas(deltas);
       if (isAll && !this.#unread.has('')) this.#currentMs = performance.now();
       if (isAll) this.#settleFirstLook();
       await this.#sleep();
     }
+  }
+
+  /** Whether what is gone may be told now; if not, everything is looked at once more before it is. */
+  #isGoneCounted(): boolean {
+    const nowMs = performance.now();
+    if (!this.#view.hasVanished || this.#view.isEmptied) {
+      this.#goneSinceMs = undefined;
+      return true;
+    }
+    this.#goneSinceMs ??= nowMs;
+    const isStill = nowMs - this.#movedMs >= this.#settleMs;
+    const isCounted = isStill || nowMs - this.#goneSinceMs >= this.#settleMs * MAX_SETTLES;
+    if (isCounted) this.#goneSinceMs = undefined;
+    else this.#nextLookMs = Math.min(this.#nextLookMs, nowMs + Math.max(this.#settleMs, this.#lookMs));
+    return isCounted;
   }
 
   async #lookAtAll(): Promise<void> {
@@ -137,9 +168,9 @@ export class FileSource implements ClusterSource {
     this.#named.clear();
     for (const path of paths) {
       const stamp = await stampOf(join(this.#root, path));
-      if (stamp !== undefined) await this.#consider(path, stamp);
+      if (typeof stamp === 'object') await this.#consider(path, stamp);
       else {
-        // It may be gone, or its folder unreadable: a look at everything tells these apart.
+        // It may be gone, or it or its folder unreadable: a look at everything tells these apart.
         this.#restless.delete(path);
         this.#isAllDue ||= this.#stamps.has(path);
       }
@@ -158,6 +189,7 @@ export class FileSource implements ClusterSource {
       return;
     }
     this.#restless.delete(path);
+    if (known === undefined) this.#movedMs = performance.now();
     const seen = read.ok ? read.stamp : stamp;
     this.#stamps.set(path, read.ok && isFresh(seen) ? { ...seen, ctimeMs: -1 } : seen);
     if (read.ok) this.#take(path, read.text);
@@ -187,12 +219,14 @@ export class FileSource implements ClusterSource {
   }
 
   #forget(path: string): void {
+    this.#movedMs = performance.now();
     this.#stamps.delete(path);
     this.#restless.delete(path);
     this.#view.remove(path);
   }
 
   #settleFirstLook(): void {
+    this.#hasLooked = true;
     const reason = this.#unread.get('');
     if (reason === undefined) {
       this.#firstLook.resolve();
@@ -274,8 +308,7 @@ function isFresh({ mtimeMs }: Stamp): boolean {
 
 function isBelow(path: string, unread: ReadonlyMap<string, string>): boolean {
   if (unread.has('')) return true;
-  for (let folder = dirname(path); folder !== '.'; folder = dirname(folder))
-    if (unread.has(folder)) return true;
+  for (let folder = path; folder !== '.'; folder = dirname(folder)) if (unread.has(folder)) return true;
   return false;
 }
 

@@ -109,10 +109,28 @@ export class FolderView {
     return (this.#files.get(path)?.objects.size ?? 0) > 0;
   }
 
-  /** What has changed since the last call, namespaces first. */
-  takeDeltas(): Delta[] {
+  get isEmpty(): boolean {
+    return this.#objects === 0;
+  }
+
+  /** Whether nothing is left of what there was: that is no deletion, but a folder that is away. */
+  get isEmptied(): boolean {
+    return this.isEmpty && this.#told.size > 0;
+  }
+
+  /** Whether an object is gone and that has not been told. */
+  get hasVanished(): boolean {
+    return [...this.#changedIds].some((id) => this.#told.has(id) && !this.#holders.has(id));
+  }
+
+  /** What has changed since the last call, namespaces first; without `tellGone` what is gone is told later. */
+  takeDeltas(tellGone = true): Delta[] {
+    if (this.isEmptied) return [];
+    const later = [...this.#changedIds].filter((id) => !tellGone && !this.#holders.has(id));
+    for (const id of later) this.#changedIds.delete(id);
     const deltas = [...this.#changedIds].flatMap((id) => this.#settle(id) ?? []);
     this.#changedIds.clear();
+    for (const id of later) this.#changedIds.add(id);
     for (const delta of deltas) if (delta.kind === 'workload') this.#changedUids.add(delta.key);
     if (this.#wants('published'))
       for (const uid of this.#changedUids) deltas.push(...this.#settlePublished(uid));

@@ -18,7 +18,7 @@ export interface Listing {
   readonly files: Map<string, Stamp>;
   /** Folders, '' for the root. */
   readonly folders: string[];
-  /** Folders that could not be read or were too deep or too many, with the reason. */
+  /** Folders and files that could not be read, folders too deep or too many, with the reason: they stay as they were. */
   readonly unread: Map<string, string>;
 }
 
@@ -72,7 +72,8 @@ async function listFolder(root: string, folder: string, listing: Listing): Promi
     const stamps = await Promise.all(paths.map((path) => stampOf(join(root, path))));
     for (const [j, path] of paths.entries()) {
       const stamp = stamps[j];
-      if (stamp !== undefined) listing.files.set(path, stamp);
+      if (typeof stamp === 'string') listing.unread.set(path, `can't be read: ${stamp}`);
+      else if (stamp !== undefined) listing.files.set(path, stamp);
     }
   }
   return entries
@@ -86,11 +87,19 @@ function isFolder(entry: Dirent, parent: string): boolean {
   return entry.isDirectory() || isShared;
 }
 
-/** The stamp of a file, or undefined when there is none. Never rejects. */
-export async function stampOf(path: string): Promise<Stamp | undefined> {
-  const stats = await stat(path).catch(() => undefined);
-  return stats?.isFile() === true ? toStamp(stats) : undefined;
+/** The stamp of a file; undefined when there surely is none, or the error's code when that can't be told. Never rejects. */
+export async function stampOf(path: string): Promise<Stamp | string | undefined> {
+  try {
+    const stats = await stat(path);
+    return stats.isFile() ? toStamp(stats) : undefined;
+  } catch (error) {
+    const code = errnoOf(error);
+    return GONE.has(code) ? undefined : code;
+  }
 }
+
+/** Any other error of stat (EIO, EACCES, ESTALE …) says nothing of whether there is a file. */
+const GONE: ReadonlySet<string> = new Set(['ENOENT', 'ENOTDIR']);
 
 export function isSameStamp(a: Stamp, b: Stamp): boolean {
   return (

@@ -248,6 +248,68 @@ describe('FileSource', patience, () => {
     assert.deepEqual(folder.problems(), []);
   });
 
+  it('keeps all when everything in the folder goes at once, says so, and takes up what comes back', async (t) => {
+    const files = { 'a.yaml': namespace('shop', 'enabled'), 'b.yaml': pod('one'), 'c.yaml': pod('two') };
+    const folder = await Folder.with(t, files, { settleMs: 100 });
+    const all = folder.now();
+    // One after the other, as rm does it, with the source looking in between.
+    for (const name of Object.keys(files)) {
+      await unlink(join(folder.path, name));
+      const looked = performance.now() + 30;
+      await folder.until(() => performance.now() > looked);
+    }
+    await folder.until(() => folder.problems().length > 0);
+    const later = performance.now() + 400;
+    await folder.until(() => performance.now() > later);
+    assert.deepEqual(folder.now(), all);
+    assert.match(folder.problems().join(), /has lost all of its objects at once/);
+    for (const [name, text] of Object.entries(files)) {
+      await folder.replace(name, name === 'c.yaml' ? pod('two', 'node-b') : text);
+      const looked = performance.now() + 30;
+      await folder.until(() => performance.now() > looked);
+    }
+    await folder.until(() => JSON.stringify(folder.last('workload', 'uid-two')).includes('node-b'));
+    assert.deepEqual(folder.problems(), []);
+    assert.ok(
+      folder.said.every(({ value }) => value !== undefined),
+      'something was told as gone',
+    );
+    await unlink(join(folder.path, 'b.yaml'));
+    await folder.until(() => folder.now().length === 2);
+  });
+
+  it('tells what is gone also from a folder in which files never stop to come and go', async (t) => {
+    const folder = await Folder.with(t, { 'a.yaml': namespace('shop'), 'b.yaml': pod('one') });
+    await unlink(join(folder.path, 'b.yaml'));
+    for (let i = 0; folder.now().includes('workload uid-one'); i++) {
+      await folder.replace(`n-${i}.yaml`, namespace(`n-${i}`));
+      await folder.until(() => folder.now().includes(`namespace n-${i}`));
+    }
+  });
+
+  it('keeps what a file said whose place can not be looked at', async (t) => {
+    const folder = await Folder.with(t, { 'a.yaml': namespace('shop', 'enabled'), 'b.yaml': pod('one') });
+    await symlink('loop.yaml', join(folder.path, '.loop'));
+    await rename(join(folder.path, '.loop'), join(folder.path, 'loop.yaml'));
+    await symlink('loop.yaml', join(folder.path, '.a'));
+    await rename(join(folder.path, '.a'), join(folder.path, 'a.yaml'));
+    await folder.until(() =>
+      folder.problems().some((problem) => /^a\.yaml: can't be read: ELOOP/.test(problem)),
+    );
+    const later = performance.now() + 300;
+    await folder.until(() => performance.now() > later);
+    assert.deepEqual(folder.now(), ['namespace shop', 'workload uid-one']);
+    await folder.replace('a.yaml', namespace('shop', 'disabled'));
+    await folder.until(() => JSON.stringify(folder.last('namespace', 'shop')).includes('"disabled"'));
+  });
+
+  it('says of a folder that holds nothing that it does', async (t) => {
+    const folder = await Folder.with(t, {});
+    assert.match(folder.problems().join(), /holds no object/);
+    await folder.replace('a.yaml', namespace('shop'));
+    await folder.until(() => folder.problems().length === 0);
+  });
+
   it('says what to do when there is no such folder', async () => {
     await using source = new FileSource('/nowhere/at/all');
     source.start(() => undefined);
