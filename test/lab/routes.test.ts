@@ -167,7 +167,8 @@ describe('where a meshed pod’s connections go', { timeout: 300_000 }, () => {
   it('to pods that are not ready when publishNotReadyAddresses says so', async () => {
     const service = await serve({
       name: 'unready',
-      endpoints: [endpoint(shop.server)],
+      // Kubernetes writes them as ready then; older controllers, and people by hand, do not.
+      endpoints: [endpoint(shop.server, { ready: false })],
       spec: { publishNotReadyAddresses: true },
     });
     await shop.server.setReady(false);
