@@ -1,4 +1,5 @@
 /** The data plane's threads as the main thread sees them: started, told, replaced when one dies. */
+import { flushCompileCache } from 'node:module';
 import { setFlagsFromString } from 'node:v8';
 import { MessageChannel, Worker } from 'node:worker_threads';
 import type { MessagePort } from 'node:worker_threads';
@@ -24,6 +25,8 @@ const LIST_TIMEOUT_MS = 2_000;
 const DRAIN_GRACE_MS = 2_000;
 /** The most young-generation memory of a worker: bulk streams make garbage fast, and more of it means fewer pauses. */
 const YOUNG_GENERATION_MB = 32;
+/** What the command line says of it is for the other threads (daemon/cli/culvert), and would hold for ours too. */
+const OWN_YOUNG_GENERATION = '--max-semi-space-size=0';
 /**
  * V8 starts a full collection for every 64 MB of buffers, dead or not: its helper threads took a third of a bulk
  * stream's CPU. Counted into the heap's own limit, young buffers die in scavenges, and memory stays as it was.
@@ -77,7 +80,7 @@ export class Workers {
     this.#settings = options.settings;
     this.#events = options.events;
     this.#log = options.log;
-    for (const flag of GARBAGE_FLAGS) setFlagsFromString(flag);
+    for (const flag of [OWN_YOUNG_GENERATION, ...GARBAGE_FLAGS]) setFlagsFromString(flag);
     for (let index = 0; index < this.count; index++) this.#start(index);
   }
 
@@ -166,6 +169,8 @@ export class Workers {
   #receive(index: number, slot: Slot, message: WorkerToMain): void {
     switch (message.type) {
       case 'ready':
+        // Main has imported all that it needs by now.
+        flushCompileCache();
         return;
       case 'opened':
         for (const connection of message.connections ?? []) slot.open.set(connection.connId, connection);
