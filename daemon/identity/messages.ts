@@ -1,5 +1,6 @@
-/** What an event of a certificate means to the other threads. Pure. */
-import type { MainToEnrolment, MainToWorker } from '../mesh/wiring.ts';
+/** What certificates and the other threads say to each other. */
+import type { EnrolmentToMain, MainToEnrolment, MainToWorker } from '../mesh/wiring.ts';
+import type { Certificates } from './certificates.ts';
 import type { CertificateEvent } from './events.ts';
 
 export interface CertificateMessages {
@@ -26,4 +27,14 @@ export function messagesOf(event: CertificateEvent): CertificateMessages {
     case 'expired':
       return {};
   }
+}
+
+/** Takes enrolment's wish; the answer when there is a certificate already. */
+export function wantIdentity(
+  certificates: Pick<Certificates, 'want' | 'get'>,
+  wish: EnrolmentToMain & { type: 'want-identity' },
+): MainToEnrolment | undefined {
+  certificates.want(wish.id, wish.urgent);
+  const known = certificates.get(wish.id);
+  return known && { type: 'identity-ready', id: known.id, notAfterMs: known.notAfterMs };
 }

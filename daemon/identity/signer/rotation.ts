@@ -87,7 +87,11 @@ export function nextStep(world: RotationWorld): Walk {
   switch (state.step) {
     case 'steady':
       if (isOther && desired.rootHash === active?.rootHash) return go({ active: desired.pems });
-      return isOther ? go({ step: 'trust' }) : stay([], []);
+      if (isOther) return go({ step: 'trust' });
+      // A root was taken out of ca.crt.
+      return bundleHash(state.bundlePem) === bundleHash(desired.rootsPem)
+        ? stay([], [])
+        : go({ step: 'reissue' });
     case 'trust':
       return through(world, hasBundle(state.bundlePem), () => go({ step: 'reissue', active: desired.pems }));
     case 'reissue':
