@@ -2,7 +2,7 @@
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import type { Config } from '../config.ts';
 import type { MeshState } from '../mesh/state.ts';
-import type { ClusterSource } from '../mesh/model.ts';
+import type { ClusterSource, SourceProblem } from '../mesh/model.ts';
 import type {
   ConnectionRecord,
   EnrolmentToMain,
@@ -18,6 +18,7 @@ import { eventOfConnection, eventOfStatus } from '../observe/pod-events.ts';
 import type { PodEvent } from '../observe/pod-events.ts';
 import type { AdminBackend, CertificateStatus, NodeStatus, UninstallState } from './backend.ts';
 import { Heartbeats } from './heartbeats.ts';
+import { problemsOf } from './problems.ts';
 import type { AdminOptions } from './server.ts';
 import { WorkloadIndex } from './workload-index.ts';
 
@@ -208,8 +209,12 @@ export class NodeReport {
       uninstall: this.#uninstall,
       pods: this.#pods,
       refusals: this.#refusals.list(),
-      problems: this.#options.source.problems(),
+      problems: this.#problems(),
     };
+  }
+
+  #problems(): SourceProblem[] {
+    return problemsOf(this.#options.source, this.#options.state);
   }
 
   #notReady(): readonly string[] {
@@ -222,9 +227,9 @@ export class NodeReport {
 
   /** What is known without an event is put in place when somebody asks. */
   #scrape(): Promise<string> {
-    const { certificates, source } = this.#options;
+    const { certificates } = this.#options;
     this.#metrics.set('culvert_ready', {}, this.#notReady().length === 0 ? 1 : 0);
-    this.#metrics.set('culvert_source_problems', {}, source.problems().length);
+    this.#metrics.set('culvert_source_problems', {}, this.#problems().length);
     this.#metrics.certificates(certificates.list().map(certificateStatus));
     // The histogram holds whole intervals; what is beyond the one asked for is lateness.
     const lagMs = Math.max(0, this.#loopDelay.percentile(99) / 1e6 - LAG_RESOLUTION_MS);
@@ -236,7 +241,7 @@ export class NodeReport {
   #beat(): void {
     this.#heartbeats.beat('main');
     this.#tellStatusEvents();
-    const problems = this.#options.source.problems();
+    const problems = this.#problems();
     const text = JSON.stringify(problems);
     if (text === this.#lastProblems) return;
     this.#lastProblems = text;
