@@ -4,6 +4,8 @@
  */
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
+import { mkdirSync, readFileSync, rmdirSync, statSync } from 'node:fs';
+import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { until } from '../support/wait.ts';
 import { Sending, sendArguments } from './kit/apps.ts';
@@ -136,6 +138,34 @@ describe('where the mesh ends', { timeout: 300_000 }, () => {
     );
     assert.equal(out.error, 'ECONNRESET');
     assert.deepEqual([record['reason'], sourceOf(record)], ['PLAINTEXT_DENIED', nodeIp(lenient)]);
+  });
+
+  it('a hostNetwork pod is not taken for the kubelet: refused by a STRICT pod of its node', async () => {
+    const { lab, server, daemon2 } = shop;
+    const host = await lab.pod({ name: 'on-host', node: 2, hostNetwork: true });
+    const first = randomBytes(64);
+    const { out, record } = await inboundRecord(daemon2, () =>
+      withoutPayload(strictSink, () => host.send(server.ip, 8081, { first })),
+    );
+    assert.equal(out.end, 'error');
+    assert.deepEqual([record['reason'], sourceOf(record)], ['PLAINTEXT_DENIED', nodeIp(server)]);
+  });
+
+  it('a kubelet that restarts into another cgroup: its probes of a STRICT pod pass again', async () => {
+    const { server } = shop;
+    const { node } = server;
+    const cgroup = join(node.cgroup, 'kubelet');
+    const before_ = statSync(cgroup).ino;
+    await node.stopKubelet();
+    await until('its cgroup to be empty', () =>
+      readFileSync(join(cgroup, 'cgroup.events'), 'utf8').includes('populated 0'),
+    );
+    rmdirSync(cgroup);
+    mkdirSync(cgroup);
+    assert.notEqual(statSync(cgroup).ino, before_);
+    await node.startKubelet();
+    await until('a probe to pass', async () => (await node.probe('tcp', server.ip, 8081)) === '');
+    for (const address of server.ips) assert.equal(await node.probe('tcp', address, 8081), '');
   });
 
   /** Asks from the client until the daemon decides with `reason`: a new Service is outside the mesh for a moment. */
