@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterEach, beforeEach, describe, it } from 'node:test';
 import { removePins } from '../../daemon/capture/layouts.ts';
+import { MAX_GENERATIONS } from '../../daemon/capture/maps.ts';
 import { KernelState } from '../../daemon/capture/programs.ts';
 import { OBJECT_DIRECTORY } from '../../daemon/capture/object.ts';
 import { cgroupId } from '../../daemon/capture/kubepods.ts';
@@ -135,6 +136,14 @@ describe('life and death', { timeout: 120_000 }, () => {
     world.kernel.close();
     world.kernel = world.openKernel();
     assert.deepEqual(world.kernel.inventory().exempt, [cgroupId(world.ownCgroup)]);
+  });
+
+  it('starts more often than there are generations of it in the kernel', () => {
+    for (let start = 0; start <= MAX_GENERATIONS; start++) {
+      world.kernel.close();
+      world.kernel = world.openKernel();
+      world.kernel.setWorkers(1, 1);
+    }
   });
 
   it('keeps what an older layout pinned until told, is exempt there, and removes it alone or with everything', async () => {
