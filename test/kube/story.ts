@@ -155,6 +155,19 @@ async function tell(stage: Stage): Promise<void> {
   await inTheClear(stage);
 }
 
+/** For whoever has to find out why. */
+async function showState({ controlPlane }: KubeCluster): Promise<void> {
+  for (const words of [
+    ['get', 'pods', '-A', '-o', 'wide'],
+    ['get', 'events', '-A', '--field-selector=type=Warning'],
+    ['logs', '-n', 'culvert-system', '-l', 'app.kubernetes.io/name=culvert', '--tail=8', '--prefix'],
+  ]) {
+    command(`kubectl ${words.join(' ')}`);
+    const { stdout, stderr } = await controlPlane.tryKubectl(words);
+    console.log(`${stdout}${stderr}`);
+  }
+}
+
 /** What a person does with it. */
 async function stayUp(cluster: KubeCluster): Promise<void> {
   const { home, kubeconfig } = cluster.controlPlane;
@@ -193,6 +206,7 @@ async function main(): Promise<void> {
     await tell(await demo(cluster));
   } catch (error) {
     claim('the story was told to its end', false, error instanceof Error ? error.message : String(error));
+    await showState(cluster);
   }
   if (isKept) await stayUp(cluster);
   else await progress('everything is removed', () => cluster[Symbol.asyncDispose]());

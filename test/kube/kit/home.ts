@@ -80,7 +80,7 @@ export class Home implements AsyncDisposable {
     const ended = once(this.#reaper, 'exit');
     this.#reaper.ref();
     this.#reaper.stdin?.end();
-    await within('the end of the cluster', ended, 60_000);
+    await within('the end of the cluster', ended, 180_000);
     if (this.#reaper.exitCode !== 0)
       throw new Error(`the cluster could not be ended: ${this.#complaints.join('')}`);
   }

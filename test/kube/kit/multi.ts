@@ -2,9 +2,11 @@
 import { existsSync, mkdirSync, readFileSync, readlinkSync, renameSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { run } from '../../support/run.ts';
+import { tempDir } from '../../support/tmp.ts';
 import { CACHE, cached } from './cache.ts';
 import type { Recipe } from './cache.ts';
 import { goEnvironment } from './go.ts';
+import { CHANGE, changedModfile } from './change.ts';
 
 const MODULE = join(import.meta.dirname, '../multi');
 const GO_MOD = join(MODULE, 'go.mod');
@@ -22,8 +24,8 @@ export function kubernetesVersion(): string {
 export const multiRecipe: Recipe = {
   name: 'multi',
   files: ['go.mod', 'go.sum', 'main.go'].map((file) => join(MODULE, file)),
-  words: [process.arch],
-  make: async (target: string) => build('.', target, ldflags()),
+  words: [process.arch, CHANGE],
+  make: buildMulti,
 };
 
 /** Its path. Builds it when it is not there: minutes; `make cluster` and `make test-kube` say so. */
@@ -43,8 +45,19 @@ export function runcWrapper(): Promise<string> {
   });
 }
 
-async function build(what: string, target: string, flags: string): Promise<void> {
-  const argv = ['go', 'build', '-trimpath', '-ldflags', flags, '-o', target, what];
+async function buildMulti(target: string): Promise<void> {
+  await using folder = await tempDir('kube-build');
+  const env = await goEnvironment();
+  await build('.', target, ldflags(), ['-modfile', await changedModfile(folder.path, MODULE, env)]);
+}
+
+async function build(
+  what: string,
+  target: string,
+  ldflags: string,
+  more: readonly string[] = [],
+): Promise<void> {
+  const argv = ['go', 'build', '-trimpath', ...more, '-ldflags', ldflags, '-o', target, what];
   const env = { ...(await goEnvironment()), CGO_ENABLED: '0' };
   const { code, stderr } = await run(argv, { cwd: MODULE, env, timeoutMs: BUILD_TIMEOUT_MS });
   if (code !== 0) throw new Error(`go build ${what}: exit ${code ?? '?'}\n${stderr}`);
