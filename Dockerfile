@@ -25,15 +25,8 @@ COPY native/hot/binding.gyp native/hot/*.c native/hot/*.h native/hot/
 RUN npm_config_nodedir=/node node node_modules/npm/node_modules/node-gyp/bin/node-gyp.js rebuild -C native/hot \
  && node node_modules/npm/bin/npm-cli.js prune --omit=dev --ignore-scripts
 
-COPY LICENSE ./
-COPY native/image.ts native/
-COPY native/bpf/prebuilt native/bpf/prebuilt
-COPY native/hot/*.ts native/hot/
-COPY daemon daemon
-RUN node --disable-warning=ExperimentalWarning native/image.ts /out/opt/culvert
-
-# The rest of the file system: node, what the loader finds for it and for our libraries, their licences, two users.
-RUN set -eu; cd /out; \
+# The file system below: node, what the loader finds for it and for our libraries, their licences, two users.
+RUN set -eu; mkdir /out; cd /out; \
     mkdir -p usr/bin usr/local/bin etc proc sys dev run tmp usr/share/doc; chmod 1777 tmp; \
     cp /node/bin/node usr/local/bin/node; \
     mkdir -p usr/share/doc/node; cp /node/LICENSE usr/share/doc/node/; \
@@ -41,10 +34,10 @@ RUN set -eu; cd /out; \
     chmod 755 usr/local/bin/culvert; \
     ln -s usr/lib lib; ln -s usr/lib64 lib64; mkdir -p usr/lib usr/lib64; \
     libbpf=$(ldconfig -p | sed -n 's/.*libbpf\.so\.1 .*=> //p' | head -n 1); \
-    find . -name '*.node' -o -path ./usr/local/bin/node >/tmp/linked; echo "$libbpf" >>/tmp/linked; \
+    find /culvert/native /culvert/node_modules -path '*/build/Release/*.node' >/tmp/linked; echo /node/bin/node >>/tmp/linked; echo "$libbpf" >>/tmp/linked; \
     { echo "$libbpf"; xargs ldd </tmp/linked | sed -n 's/^.*[[:space:]]\(\/[^ ]*\) (0x.*$/\1/p'; } | sort -u >/tmp/libraries; \
     while read -r file; do \
-      mkdir -p "usr${file%/*}"; cp -L "$file" "usr$file"; \
+      to=usr${file#/usr}; mkdir -p "${to%/*}"; cp -L "$file" "$to"; \
       name=$(dpkg -S "$file" "$(readlink -f "$file")" 2>/dev/null | sed -n '1s/[:,].*//p'); \
       mkdir -p "usr/share/doc/$name"; cp -L "/usr/share/doc/$name/copyright" "usr/share/doc/$name/"; \
     done </tmp/libraries; \
@@ -53,13 +46,22 @@ RUN set -eu; cd /out; \
     printf 'root:x:0:\nculvert:x:65532:\n' >etc/group; \
     printf 'hosts: files dns\n' >etc/nsswitch.conf
 
+COPY LICENSE ./
+COPY native/bpf/prebuilt native/bpf/prebuilt
+COPY native/image.ts native/
+COPY native/hot/*.ts native/hot/
+COPY daemon daemon
+RUN node --disable-warning=ExperimentalWarning native/image.ts /ours/opt/culvert
+
 FROM scratch AS culvert
 ARG VERSION=0.1.0
 LABEL org.opencontainers.image.title="culvert" \
       org.opencontainers.image.description="Mutual TLS and identity for every pod of a labelled namespace: the daemon, the cluster CA and the command line" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}"
+# Two layers: an upgrade that brings the same node pulls the second one only.
 COPY --from=build /out /
+COPY --from=build /ours /
 # Two malloc arenas: idle memory. Nothing that we use warns of being experimental to any purpose.
 ENV PATH=/usr/local/bin MALLOC_ARENA_MAX=2 NODE_OPTIONS=--disable-warning=ExperimentalWarning
 # The daemon needs root and says so in its DaemonSet; culvert-ca and the command line do not.

@@ -50,7 +50,7 @@ export function assemble(target: string): void {
 }
 
 function ship(file: string, target: string): void {
-  const code = toJavaScript(readFileSync(path.join(ROOT, file), 'utf8'));
+  const code = stripped(file);
   for (const [, specifier] of code.matchAll(/'(\.{1,2}\/[^'\n]*\.(?:js|ts))'/g)) {
     const source = path.join(ROOT, path.dirname(file), (specifier ?? '').replace(/\.js$/, '.ts'));
     if (specifier?.endsWith('.ts') === true || !existsSync(source))
@@ -59,6 +59,14 @@ function ship(file: string, target: string): void {
   const to = path.join(target, file.replace(/\.ts$/, '.js'));
   mkdirSync(path.dirname(to), { recursive: true });
   writeFileSync(to, code);
+}
+
+function stripped(file: string): string {
+  try {
+    return toJavaScript(readFileSync(path.join(ROOT, file), 'utf8'));
+  } catch (cause) {
+    throw new Error(`${file} can't be stripped of its types`, { cause });
+  }
 }
 
 function copy(file: string, target: string): void {

@@ -3,8 +3,17 @@
  * the same inputs; kept in `~/.cache/culvert/image`.
  */
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync } from 'node:fs';
-import { writeFileSync } from 'node:fs';
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { homedir } from 'node:os';
 import path from 'node:path';
 import { must, run } from '../../support/run.ts';
@@ -14,12 +23,13 @@ const ROOT = path.join(import.meta.dirname, '../../..');
 const CACHE = path.join(homedir(), '.cache/culvert/image');
 /** What the Dockerfile copies; a change of any of it is another image. */
 const INPUTS = ['Dockerfile', '.npmrc', 'LICENSE', 'package.json', 'package-lock.json', 'daemon', 'native'];
-const NOT_INPUTS = /^native\/hot\/build\//;
+const NOT_INPUTS = /^native\/hot\/build(?:\/|$)/;
 const SUITE = 'bookworm';
 const MIRROR = 'http://deb.debian.org/debian';
 /** A registry that answers does so at once; one that is not reachable may never. */
 const PULL_TIMEOUT_MS = 60_000;
 const BUILD_TIMEOUT_MS = 30 * 60_000;
+const KEEP_MS = 60 * 60_000;
 /** Of a failed build, what is shown. */
 const LAST_LINES = 60;
 const STORAGE = ['--root', path.join(CACHE, 'storage'), '--runroot', path.join(CACHE, 'run')];
@@ -60,13 +70,15 @@ export async function builtImage(target: Target = 'culvert', say: Say = () => un
 
 async function provide(target: Target, say: Say): Promise<Image> {
   const reference = target === 'culvert' ? 'localhost/culvert:dev' : 'localhost/culvert-bench:dev';
-  const archive = path.join(CACHE, `${target}-${inputsHash()}.tar`);
+  // A copy, because people go on editing while it is built.
+  const context = takeInputs();
+  const archive = path.join(CACHE, `${target}-${hashOf(context)}.tar`);
   if (!existsSync(archive)) {
-    const base = baseName();
+    const base = baseName(context);
     const command = await buildah();
     await provideBase(command, base, say);
     say(`buildah build --target ${target}`);
-    await build(command, target, reference, base);
+    await build(command, context, { target, reference, base });
     say('writing the archive');
     await push(command, reference, archive);
     removeOthers(target, archive);
@@ -74,29 +86,30 @@ async function provide(target: Target, say: Say): Promise<Image> {
   return { reference, archive, digest: await manifestDigest(archive), archiveBytes: statSync(archive).size };
 }
 
-/** A hash of everything that the Dockerfile can see. */
-export function inputsHash(): string {
+/** Copies everything that the Dockerfile can see; gives the copy's path. */
+function takeInputs(): string {
+  const context = path.join(CACHE, 'context');
+  rmSync(context, { recursive: true, force: true });
+  const isInput = (file: string): boolean => !NOT_INPUTS.test(path.relative(ROOT, file));
+  for (const input of INPUTS)
+    cpSync(path.join(ROOT, input), path.join(context, input), { recursive: true, filter: isInput });
+  return context;
+}
+
+function hashOf(context: string): string {
   const hash = createHash('sha256');
-  for (const file of INPUTS.flatMap(filesOf).filter((name) => !NOT_INPUTS.test(name)))
-    hash
-      .update(`${file}\0${(statSync(path.join(ROOT, file)).mode & 0o111).toString(8)}\0`)
-      .update(readFileSync(path.join(ROOT, file)))
-      .update('\0');
+  for (const file of readdirSync(context, { recursive: true, encoding: 'utf8' }).sort()) {
+    const { mode } = statSync(path.join(context, file));
+    if (!statSync(path.join(context, file)).isFile()) continue;
+    hash.update(`${file}\0${(mode & 0o111).toString(8)}\0`);
+    hash.update(readFileSync(path.join(context, file))).update('\0');
+  }
   return hash.digest('hex').slice(0, 16);
 }
 
-function filesOf(input: string): readonly string[] {
-  const full = path.join(ROOT, input);
-  if (!statSync(full).isDirectory()) return [input];
-  return readdirSync(full, { recursive: true, encoding: 'utf8' })
-    .filter((name) => statSync(path.join(full, name)).isFile())
-    .map((name) => path.join(input, name))
-    .sort();
-}
-
 /** The base that the Dockerfile names. */
-function baseName(): string {
-  const base = /^ARG BASE=(\S+)$/m.exec(readFileSync(path.join(ROOT, 'Dockerfile'), 'utf8'))?.[1];
+function baseName(context: string): string {
+  const base = /^ARG BASE=(\S+)$/m.exec(readFileSync(path.join(context, 'Dockerfile'), 'utf8'))?.[1];
   if (base === undefined) throw new Error('the Dockerfile has no line ARG BASE=');
   return base;
 }
@@ -127,13 +140,10 @@ function sourcesList(): string {
 
 async function build(
   command: readonly string[],
-  target: Target,
-  reference: string,
-  base: string,
+  context: string,
+  { target, reference, base }: { target: Target; reference: string; base: string },
 ): Promise<void> {
-  const { version } = JSON.parse(readFileSync(path.join(ROOT, 'package.json'), 'utf8')) as {
-    version: string;
-  };
+  const version = /"version": "([^"]+)"/.exec(readFileSync(path.join(context, 'package.json'), 'utf8'))?.[1];
   const { code, stderr, stdout } = await run(
     [
       ...command,
@@ -145,10 +155,10 @@ async function build(
       '--timestamp=0',
       `--target=${target}`,
       `--build-arg=BASE=${base}`,
-      `--build-arg=VERSION=${version}`,
+      `--build-arg=VERSION=${version ?? ''}`,
       ...trustOfThisMachine(),
       `--tag=${reference}`,
-      ROOT,
+      context,
     ],
     { timeoutMs: BUILD_TIMEOUT_MS },
   );
@@ -172,10 +182,13 @@ async function push(command: readonly string[], reference: string, archive: stri
   renameSync(part, archive);
 }
 
+/** Archives of other inputs, once nobody can be reading them any more. */
 function removeOthers(target: Target, archive: string): void {
-  for (const name of readdirSync(CACHE))
-    if (name.startsWith(`${target}-`) && name.endsWith('.tar') && path.join(CACHE, name) !== archive)
-      rmSync(path.join(CACHE, name), { force: true });
+  for (const name of readdirSync(CACHE)) {
+    const file = path.join(CACHE, name);
+    if (!name.startsWith(`${target}-`) || !name.endsWith('.tar') || file === archive) continue;
+    if (Date.now() - statSync(file).mtimeMs > KEEP_MS) rmSync(file, { force: true });
+  }
 }
 
 /** The digest of the one manifest in an OCI archive. */
