@@ -10,8 +10,16 @@ export const ROLE_NAMES = Object.keys(ROLES) as readonly Role[];
 /** How long a pod waits for a worker to let go of it before it may be enrolled anew. */
 const CLOSE_WAIT_MS = 5_000;
 
+/**
+ * So many beats in a row may be late; a worker with more stands still. Counted in looks, not in time: when this thread
+ * stood still itself, that is one look, whatever time it took.
+ */
+const LATE_BEATS = 3;
+
 interface Member {
   readonly port: MessagePort;
+  /** Looks since its last beat. */
+  late: number;
   /** Listeners handed over and not confirmed yet, by `uid/role`. */
   readonly unconfirmed: Map<string, HandedOver>;
 }
@@ -39,6 +47,8 @@ interface Closing {
 export interface FleetEvents {
   /** The set of workers that can take connections changed. */
   onMask(mask: number): void;
+  /** The set of workers that stand still changed. */
+  onStill(indexes: readonly number[]): void;
   /** A worker confirmed a listener, or a new one needs everything. */
   onChange(): void;
   /** A worker (new, or in a dead one's place) has nothing yet. */
@@ -66,7 +76,7 @@ export class Fleet {
     // Only now is the dead one's thread surely over, so that it can't be closing them itself.
     this.#events.onOrphans(this.#orphans.get(index) ?? []);
     this.#orphans.delete(index);
-    const member: Member = { port, unconfirmed: new Map() };
+    const member: Member = { port, late: 0, unconfirmed: new Map() };
     this.#members.set(index, member);
     port.on('message', (message: WorkerToEnrolment) => this.#receive(index, member, message));
     port.on('close', () => this.#lost(index, member));
@@ -79,21 +89,51 @@ export class Fleet {
   }
 
   /**
-   * Bit w: worker w lives. It may not accept on its newest listeners yet: they listen already, so what arrives
+   * Bit w: worker w lives and turns; when none turns, they may as well keep what comes. It may not accept on its newest listeners yet: they listen already, so what arrives
    * meanwhile waits in their backlog.
    */
   get mask(): number {
     let mask = 0;
-    for (const index of this.#members.keys()) mask |= 1 << index;
+    for (const [index] of this.#turning()) mask |= 1 << index;
     return mask;
   }
 
-  /** Whether every live worker accepts on every listener of the pod; false while there is no worker. */
+  #turning(): readonly (readonly [number, Member])[] {
+    const all = [...this.#members];
+    const turning = all.filter(([, member]) => !isStill(member));
+    return turning.length > 0 ? turning : all;
+  }
+
+  /** Looks for beats: to be called every BEAT_MS. */
+  look(): void {
+    let hasChanged = false;
+    for (const member of this.#members.values()) {
+      member.late += 1;
+      hasChanged ||= member.late === LATE_BEATS + 1;
+    }
+    if (hasChanged) this.#tellStill();
+  }
+
+  #beat(member: Member): void {
+    const wasStill = isStill(member);
+    member.late = 0;
+    if (wasStill) this.#tellStill();
+  }
+
+  #tellStill(): void {
+    const still = [...this.#members].filter(([, member]) => isStill(member));
+    this.#events.onStill(still.map(([index]) => index));
+    this.#events.onMask(this.mask);
+    this.#events.onChange();
+  }
+
+  /** Whether every worker that turns accepts on every listener of the pod; false while there is no worker. */
   isListening(uid: PodUid): boolean {
-    if (this.#members.size === 0) return false;
-    for (const member of this.#members.values())
-      for (const role of ROLE_NAMES) if (member.unconfirmed.has(`${uid}/${role}`)) return false;
-    return true;
+    const turning = this.#turning();
+    return (
+      turning.length > 0 &&
+      turning.every(([, { unconfirmed }]) => ROLE_NAMES.every((role) => !unconfirmed.has(`${uid}/${role}`)))
+    );
   }
 
   send(index: number, message: EnrolmentToWorker): void {
@@ -132,6 +172,9 @@ export class Fleet {
 
   #receive(index: number, member: Member, message: WorkerToEnrolment): void {
     switch (message.type) {
+      case 'beat':
+        this.#beat(member);
+        return;
       case 'listening':
         member.unconfirmed.delete(`${message.uid}/${message.role}`);
         this.#events.onChange();
@@ -145,6 +188,7 @@ export class Fleet {
   #lost(index: number, member: Member): void {
     if (this.#members.get(index) !== member) return;
     this.#members.delete(index);
+    if (isStill(member)) this.#tellStill();
     const orphans = [...member.unconfirmed.values()];
     this.#events.onMask(this.mask);
     for (const [uid, closings] of [...this.#closing])
@@ -168,6 +212,10 @@ export class Fleet {
     if (others.length > 0) this.#closing.set(uid, others);
     else this.#closing.delete(uid);
   }
+}
+
+function isStill({ late }: Member): boolean {
+  return late > LATE_BEATS;
 }
 
 /** The pod's unconfirmed listeners, which are no longer waited for. */

@@ -51,6 +51,8 @@ class EnrolmentThread {
   readonly #source: FileSource;
   readonly #publisher: PublishedStateWriter;
   readonly #watchers: FSWatcher[] = [];
+  /** How often workers were found standing still. */
+  #standstills = 0;
   #survey: NodeJS.Timeout | undefined;
   #kubelet: bigint | undefined;
   #hasLeft = false;
@@ -124,6 +126,10 @@ class EnrolmentThread {
       onMask: (mask) => {
         // After an uninstall there is no map to write to.
         if (!this.#hasLeft) this.#kernel.setWorkers(mask, this.#data.workers);
+      },
+      onStill: (indexes) => {
+        this.#log.warn({ workers: indexes }, 'workers that stand still: new connections go to the others');
+        if (indexes.length > 0) this.#standstills += 1;
       },
       onChange: () => this.#enrolment.poke(),
       onEmpty: (index) => {
@@ -226,6 +232,7 @@ class EnrolmentThread {
 
   #lookAgain(): void {
     try {
+      this.#fleet.look();
       this.#lookAround();
       this.#tellRefusals();
       this.#kernel.forgetGone();
@@ -245,7 +252,10 @@ class EnrolmentThread {
   #lookAround(): void {
     this.#exempt = new Set(this.#kernel.exempt());
     if (!this.#owner.hasYielded) this.#findKubelet();
-    this.#tell({ type: 'kernel-counters', counters: this.#kernel.counters() });
+    this.#tell({
+      type: 'kernel-counters',
+      counters: { ...this.#kernel.counters(), workers_stood_still: this.#standstills },
+    });
   }
 
   /** A connection that the kernel refused needs its record too. */

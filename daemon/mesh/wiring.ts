@@ -63,14 +63,17 @@ export type EnrolmentToWorker =
       readonly fd: number;
       readonly port: Port;
     }
-  /** Close this pod's listeners of these roles; its connections live on. */
-  | { readonly type: 'close-listeners'; readonly uid: PodUid; readonly roles: readonly Role[] }
   /** The pod has left or died: cut what is left of it, then say `pod-closed`. */
   | { readonly type: 'pod-gone'; readonly uid: PodUid; readonly reason: Reason };
+
+/** How often a worker says that it turns, and enrolment asks whether it has. */
+export const BEAT_MS = 1_000;
 
 /** worker → enrolment. */
 export type WorkerToEnrolment =
   | { readonly type: 'listening'; readonly uid: PodUid; readonly role: Role }
+  /** Its event loop turns: said once every BEAT_MS. */
+  | { readonly type: 'beat' }
   /** No socket of this pod is left in the worker: netnsFd may be closed. */
   | { readonly type: 'pod-closed'; readonly uid: PodUid };
 

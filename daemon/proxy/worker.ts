@@ -12,6 +12,7 @@ import type { Config } from '../config.ts';
 import { IdentityStore } from '../identity/contexts.ts';
 import type { PodUid } from '../mesh/ids.ts';
 import { MeshState } from '../mesh/state.ts';
+import { BEAT_MS } from '../mesh/wiring.ts';
 import type {
   ConnectionRecord,
   EnrolmentToWorker,
@@ -79,6 +80,7 @@ class Worker {
     enrolment.on('message', (message: EnrolmentToWorker) => this.#fromEnrolment(message));
     setInterval(() => this.#flush(), BATCH_MS);
     setInterval(() => this.#sendGauges(), GAUGES_MS);
+    setInterval(() => this.#toEnrolment({ type: 'beat' }), BEAT_MS);
     // Now, not at the end: a killed thread would leave nothing, and later it would be a pause in the traffic.
     flushCompileCache();
     this.#toMain({ type: 'ready' });
@@ -147,9 +149,6 @@ class Worker {
         this.#listeners.open(message.uid, message.role, message.fd, () =>
           this.#toEnrolment({ type: 'listening', uid: message.uid, role: message.role }),
         );
-        break;
-      case 'close-listeners':
-        this.#listeners.close(message.uid, message.roles);
         break;
       case 'pod-gone':
         this.#forget(message.uid, message.reason);

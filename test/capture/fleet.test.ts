@@ -14,6 +14,9 @@ describe('the fleet of workers', () => {
   let fleet: Fleet;
   let far: MessagePort[];
   let orphans: HandedOver[];
+  let masks: number[];
+  let still: readonly number[];
+  let current: object;
 
   /** A worker joins; its end is kept in `far`. */
   function join(index: number): MessagePort {
@@ -39,8 +42,17 @@ describe('the fleet of workers', () => {
   beforeEach(() => {
     far = [];
     orphans = [];
+    // The fleet of the test before may still hear of its workers' ends.
+    const told: number[] = [];
+    masks = told;
+    still = [];
+    const own = {};
+    current = own;
     fleet = new Fleet(2, {
-      onMask: () => undefined,
+      onMask: (mask) => told.push(mask),
+      onStill: (indexes) => {
+        if (current === own) still = indexes;
+      },
       onChange: () => undefined,
       onEmpty: () => undefined,
       onOrphans: (listeners) => orphans.push(...listeners),
@@ -48,6 +60,31 @@ describe('the fleet of workers', () => {
   });
   afterEach(() => {
     for (const port of far) port.close();
+  });
+
+  it('leads new connections past a worker that stands still, and back when it turns again', async () => {
+    const [quick, stuck] = [join(0), join(1)];
+    assert.equal(masks.at(-1), 0b11);
+    for (let look = 0; look < 3; look++) {
+      fleet.look();
+      await say(quick, { type: 'beat' });
+    }
+    assert.deepEqual([masks.at(-1), still], [0b11, []], 'a few late beats are nothing');
+    fleet.look();
+    assert.deepEqual([masks.at(-1), still], [0b01, [1]]);
+    fleet.handOver(1, UID, 'outbound', { fd: 99, cookie: 1n }, PORT);
+    assert.equal(fleet.isListening(UID), true, 'a pod waits for a worker that stands still');
+    await say(stuck, { type: 'beat' });
+    assert.deepEqual([masks.at(-1), still], [0b11, []]);
+    assert.equal(fleet.isListening(UID), false);
+  });
+
+  it('keeps all workers when none turns, and forgets one that stood still when it dies', async () => {
+    const [, stuck] = [join(0), join(1)];
+    for (let look = 0; look < 10; look++) fleet.look();
+    assert.deepEqual([masks.at(-1), still], [0b11, [0, 1]]);
+    await die(stuck);
+    assert.deepEqual([masks.at(-1), still], [0b01, [0]]);
   });
 
   it('does not say that a pod has gone everywhere while a worker that stands still may dial in it', async (t) => {
