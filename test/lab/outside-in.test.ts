@@ -44,6 +44,7 @@ describe('where the mesh ends', { timeout: 300_000 }, () => {
       await lab.serveIn(outside.netns, 'http', 80, { name: address, address });
     await lab.serveIn(outside.netns, 'http', 8080, { name: 'outside' });
     lenient = await lab.pod({ name: 'lenient', node: 1 });
+    await server.serve('http', 8080);
     [lenientSink, strictSink] = await Promise.all([lenient.serve('sink', 8081), server.serve('sink', 8081)]);
     await daemon1.waitState(lenient, 'enrolled');
     await openNode(lenient, [
@@ -127,7 +128,7 @@ describe('where the mesh ends', { timeout: 300_000 }, () => {
       assert.match(String(record['detail']), /NodePort, hostPort/);
       // The kubelet's probes come from the same address as a masqueraded NodePort, and pass.
       if (name === 'NodePort') assert.equal(sourceOf(record), nodeIp(server));
-      assert.equal(await server.node.probe('tcp', server.ip, 8081), '');
+      assert.equal(await server.node.probe('http', server.ip, 8080), '');
     });
   }
 
@@ -164,8 +165,8 @@ describe('where the mesh ends', { timeout: 300_000 }, () => {
     mkdirSync(cgroup);
     assert.notEqual(statSync(cgroup).ino, before_);
     await node.startKubelet();
-    await until('a probe to pass', async () => (await node.probe('tcp', server.ip, 8081)) === '');
-    for (const address of server.ips) assert.equal(await node.probe('tcp', address, 8081), '');
+    await until('a probe to pass', async () => (await node.probe('http', server.ip, 8080)) === '');
+    for (const address of server.ips) assert.equal(await node.probe('http', address, 8080), '');
   });
 
   /** Asks from the client until the daemon decides with `reason`: a new Service is outside the mesh for a moment. */
