@@ -37,10 +37,9 @@ describe('a cluster of two nodes', () => {
   after(async () => {
     await cluster[Symbol.asyncDispose]();
     const { home } = cluster.controlPlane;
+    // A cgroup can't be removed while a process is in it; namespaces, links and pins have no other holder.
     assert.ok(!existsSync(home.dir) && !existsSync(home.cgroup));
     assert.ok(!readFileSync('/proc/mounts', 'utf8').includes(home.name));
-    // Nothing that it made has a name on this machine; what has a process is gone with its cgroup.
-    assert.ok(cluster.nodes.every(({ initPid }) => !existsSync(`/proc/${initPid}`)));
   });
 
   it('has both nodes Ready, of this version, with their own address ranges', async () => {

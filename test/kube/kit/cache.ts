@@ -31,11 +31,19 @@ export async function cached(recipe: Recipe): Promise<string> {
   const path = cachedPath(recipe);
   if (existsSync(path)) return path;
   mkdirSync(CACHE, { recursive: true });
-  await using _turn = await lock(`${path}.lock`);
-  if (existsSync(path)) return path;
+  const turn = await lock(`${path}.lock`);
+  try {
+    if (!existsSync(path)) await makeWhole(recipe, path);
+  } finally {
+    await turn[Symbol.asyncDispose]();
+  }
+  return path;
+}
+
+/** What is at a path is complete. */
+async function makeWhole(recipe: Recipe, path: string): Promise<void> {
   const part = `${path}.part`;
   rmSync(part, { recursive: true, force: true });
   await recipe.make(part);
   renameSync(part, path);
-  return path;
 }

@@ -77,11 +77,11 @@ export class Home implements AsyncDisposable {
   /** Ends everything. @throws Error when something can't be removed. */
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#reaper.exitCode !== null || this.#reaper.signalCode !== null) return;
-    const ended = once(this.#reaper, 'exit');
+    const { promise: ended, resolve } = Promise.withResolvers<number | null>();
+    this.#reaper.once('exit', resolve);
     this.#reaper.ref();
     this.#reaper.stdin?.end();
-    await within('the end of the cluster', ended, 180_000);
-    if (this.#reaper.exitCode !== 0)
-      throw new Error(`the cluster could not be ended: ${this.#complaints.join('')}`);
+    const code = await within('the end of the cluster', ended, 180_000);
+    if (code !== 0) throw new Error(`the cluster could not be ended: ${this.#complaints.join('')}`);
   }
 }
