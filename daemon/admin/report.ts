@@ -20,6 +20,7 @@ import type { AdminBackend, CertificateStatus, NodeStatus, UninstallState } from
 import { Heartbeats } from './heartbeats.ts';
 import { problemsOf } from './problems.ts';
 import type { AdminOptions } from './server.ts';
+import { nodeSummary } from './summary.ts';
 import { WorkloadIndex } from './workload-index.ts';
 
 export interface ReportOptions {
@@ -27,7 +28,7 @@ export interface ReportOptions {
   readonly version: string;
   readonly log: Log;
   readonly state: MeshState;
-  readonly source: Pick<ClusterSource, 'problems'>;
+  readonly source: Pick<ClusterSource, 'problems' | 'stalenessMs'>;
   readonly certificates: { list(): readonly CertificateLine[] };
   /** What people should find under `kubectl describe pod`; where there is an API to tell it. */
   readonly onPodEvent?: (event: PodEvent) => void;
@@ -41,6 +42,7 @@ interface CertificateLine {
   readonly notBeforeMs: number | undefined;
   readonly notAfterMs: number | undefined;
   readonly lastError: string | undefined;
+  readonly nextAttemptMs: number | undefined;
 }
 
 const BEAT_MS = 1_000;
@@ -118,6 +120,27 @@ export class NodeReport {
     this.#metrics.workerLost(index);
   }
 
+  /** Something in a watch of the API went wrong and was survived; what lasts is one of the source's problems. */
+  watchProblem(source: string, why: string): void {
+    this.#metrics.add('culvert_watch_problems_total', { source });
+    this.#options.log.info({ source, why }, 'a watch of the API was interrupted');
+  }
+
+  /** What this node says of itself on its daemon's pod. `certSource` and `bundle`: where certificates come from. */
+  summary(certSource: string, bundle: string | undefined): string {
+    return nodeSummary({
+      version: this.#options.version,
+      bundle,
+      pods: this.#pods,
+      certificates: this.#options.certificates.list().map((line) => ({
+        ...certificateStatus(line),
+        source: certSource,
+        nextRenewalMs: line.nextAttemptMs,
+      })),
+      left: this.#uninstall === 'done',
+    });
+  }
+
   certificate(event: { readonly type: string; readonly id?: string; readonly reason?: string }): void {
     const { log } = this.#options;
     if (event.type === 'failed')
@@ -129,12 +152,8 @@ export class NodeReport {
       log.error({ identity: event.id }, "a certificate has expired: its pods' connections are refused");
   }
 
-  enrolment(
-    message: Extract<
-      EnrolmentToMain,
-      { type: 'started' | 'pods' | 'kernel-counters' | 'kernel-refusals' | 'unguarded' | 'left' }
-    >,
-  ): void {
+  /** Takes what is of interest to people. */
+  enrolment(message: EnrolmentToMain): void {
     this.#heartbeats.beat('enrolment');
     switch (message.type) {
       case 'started':
@@ -154,11 +173,17 @@ export class NodeReport {
         this.#metrics.add('culvert_pods_started_unguarded_total', {});
         return;
       case 'left':
+        if (message.yielded === true) return;
         this.#uninstall = 'done';
         this.#setPods([]);
         // The thread has nothing to do any more, so nothing is heard of it.
         this.#heartbeats.forget('enrolment');
         this.#options.log.info('every pod has left; no program, map or pin of ours is on this node');
+        return;
+      case 'want-identity':
+      case 'release-identity':
+      case 'stopped':
+      case 'fatal':
         return;
     }
   }
@@ -169,6 +194,13 @@ export class NodeReport {
     this.#metrics.refusedInKernel(refused);
     if (pod !== undefined) this.#refusals.recordKernel(refused, pod, Date.now());
     if (config.accessLog === 'on') writeKernelRefusals(log, refused, pod);
+  }
+
+  /** Begins to leave every pod, once. */
+  uninstall(leaveAll: () => void): void {
+    if (this.#uninstall !== 'no') return;
+    this.#uninstall = 'leaving';
+    leaveAll();
   }
 
   /** The three servers' options; `connections` asks the workers, `leaveAll` begins an uninstall. */
@@ -191,10 +223,7 @@ export class NodeReport {
       certificates: () => Promise.resolve(this.#options.certificates.list().map(certificateStatus)),
       config: () => Promise.resolve({ config: this.#options.config, state: this.#options.state.snapshot() }),
       uninstall: () => {
-        if (this.#uninstall === 'no') {
-          this.#uninstall = 'leaving';
-          leaveAll();
-        }
+        this.uninstall(leaveAll);
         return Promise.resolve();
       },
     };
@@ -227,9 +256,10 @@ export class NodeReport {
 
   /** What is known without an event is put in place when somebody asks. */
   #scrape(): Promise<string> {
-    const { certificates } = this.#options;
+    const { certificates, source } = this.#options;
     this.#metrics.set('culvert_ready', {}, this.#notReady().length === 0 ? 1 : 0);
     this.#metrics.set('culvert_source_problems', {}, this.#problems().length);
+    this.#metrics.staleness(source.stalenessMs());
     this.#metrics.certificates(certificates.list().map(certificateStatus));
     // The histogram holds whole intervals; what is beyond the one asked for is lateness.
     const lagMs = Math.max(0, this.#loopDelay.percentile(99) / 1e6 - LAG_RESOLUTION_MS);

@@ -9,7 +9,7 @@ import type { EnrolmentData } from './thread.ts';
 export interface EnrolmentClient {
   post(message: MainToEnrolment, transfer?: Transferable[]): void;
   /** Ends the thread where it stands; what is pinned stays. */
-  terminate(): Promise<unknown>;
+  terminate(): Promise<void>;
 }
 
 /**
@@ -34,9 +34,9 @@ export function startEnrolment(
   );
   return {
     post: (message, transfer = []) => port1.postMessage(message, transfer),
-    terminate: () => {
+    terminate: async () => {
       port1.close();
-      return worker.terminate();
+      await worker.terminate();
     },
   };
 }

@@ -9,16 +9,18 @@ import { workerData } from 'node:worker_threads';
 import type { MessagePort } from 'node:worker_threads';
 import { loadHot, must } from '../../native/hot/index.ts';
 import type { Config } from '../config.ts';
-import { FileSource } from '../cluster/files.ts';
-import { PublishedStateWriter } from '../cluster/published.ts';
+import { openNodeSource } from '../cluster/node-source.ts';
+import type { NodeSource } from '../cluster/node-source.ts';
 import { MeshError } from '../errors.ts';
+import { connectKube } from '../kube/client.ts';
 import type { MeshSettings } from '../mesh/model.ts';
 import { MeshState } from '../mesh/state.ts';
 import type { EnrolmentToMain, MainToEnrolment } from '../mesh/wiring.ts';
 import { createLog } from '../observe/log.ts';
+import { VERSION } from '../version.ts';
 import { Enrolment } from './enrolment.ts';
 import { Fleet } from './fleet.ts';
-import { cgroupPathOf, kubeletCgroup } from './kubelet.ts';
+import { KubeletFinder } from './kubelet.ts';
 import { cgroupIdOrZero, findKubepods, listPodCgroups } from './kubepods.ts';
 import type { Kubepods } from './kubepods.ts';
 import { Owner } from './owner.ts';
@@ -27,6 +29,8 @@ import { attributeRefusals } from './refusals.ts';
 
 /** How often kernel counters are read and the kubelet is looked for again. */
 const SURVEY_MS = 1_000;
+/** How long the last word on what we published may take before we say that all has left. */
+const LAST_WRITE_MS = 5_000;
 
 /** What main passes as `workerData`. */
 export interface EnrolmentData {
@@ -48,13 +52,12 @@ class EnrolmentThread {
   readonly #fleet: Fleet;
   readonly #enrolment: Enrolment;
   readonly #state: MeshState;
-  readonly #source: FileSource;
-  readonly #publisher: PublishedStateWriter;
+  readonly #cluster: NodeSource;
   readonly #watchers: FSWatcher[] = [];
   /** How often workers were found standing still. */
   #standstills = 0;
   #survey: NodeJS.Timeout | undefined;
-  #kubelet: bigint | undefined;
+  readonly #kubelet: KubeletFinder;
   #hasLeft = false;
   /** Cgroups of daemons: ours, and in a rolling upgrade the one that drains. */
   #exempt: ReadonlySet<bigint> = new Set();
@@ -85,15 +88,19 @@ class EnrolmentThread {
       `open the node's own network namespace (${config.procRoot}/1/ns/net; is hostPID set?)`,
       'NETNS_FAILED',
     );
+    this.#kubelet = new KubeletFinder({
+      hot: this.#hot,
+      hostNetnsFd: this.#hostNetnsFd,
+      cgroupRoot: this.#kubepods.cgroupRoot,
+      kubepods: this.#kubepods.path,
+      now: () => performance.now(),
+    });
     this.#state = new MeshState(data.settings);
     const hostNetnsCookie = must(this.#hot.netnsCookie(this.#hostNetnsFd), "read the node's netns cookie");
     this.#kernel = KernelState.open({ bpffs: config.bpffs, kubepods: this.#kubepods.path, hostNetnsCookie });
-    this.#publisher = new PublishedStateWriter(config.clusterDir, config.nodeName);
+    this.#cluster = this.#openCluster();
     this.#fleet = this.#makeFleet();
     this.#enrolment = this.#makeEnrolment();
-    this.#source = new FileSource(config.clusterDir, {
-      filter: { kinds: ['namespace', 'workload', 'node'], node: config.nodeName },
-    });
   }
 
   pause(): void {
@@ -109,15 +116,26 @@ class EnrolmentThread {
   async #run(): Promise<void> {
     const adopted = this.#kernel.inventory();
     this.#data.main.on('message', (message: MainToEnrolment) => this.#receive(message));
-    this.#source.start((deltas) => {
+    const { source } = this.#cluster;
+    source.start((deltas) => {
       this.#state.apply(deltas);
       this.#enrolment.poke();
     });
-    await this.#source.synced;
+    await source.synced;
     this.#watchCgroups();
     this.#lookAround();
     this.#enrolment.start(adopted);
     this.#tell({ type: 'started' });
+  }
+
+  #openCluster(): NodeSource {
+    const { config } = this.#data;
+    const userAgent = `culvert/${VERSION} enrolment`;
+    const api =
+      config.clusterDir === '' ? connectKube(config.kubeconfig, process.env, { userAgent }) : undefined;
+    return openNodeSource(config, api, (part, why) =>
+      this.#log.info({ source: part, why }, 'a watch of the API was interrupted'),
+    );
   }
 
   #makeFleet(): Fleet {
@@ -166,7 +184,7 @@ class EnrolmentThread {
         releaseIdentity: (id) => this.#tell({ type: 'release-identity', id }),
         pods: (pods) => this.#tell({ type: 'pods', pods }),
         unguarded: (uid, connections) => this.#tell({ type: 'unguarded', uid, connections }),
-        publish: (states) => this.#published(this.#publisher.publish(states)),
+        publish: (states) => this.#published(this.#cluster.publisher.publish(states)),
       },
       log: this.#log,
     });
@@ -193,11 +211,17 @@ class EnrolmentThread {
   }
 
   async #leaveAll(): Promise<void> {
+    if (this.#owner.hasYielded) {
+      this.#tell({ type: 'left', yielded: true });
+      return;
+    }
     await this.#enrolment.leaveAll();
     this.#enrolment.pause();
     clearInterval(this.#survey);
     this.#hasLeft = true;
     this.#kernel.removeAll();
+    const late = new Promise((resolve) => setTimeout(resolve, LAST_WRITE_MS));
+    await Promise.race([this.#cluster.publisher.retry().catch(() => undefined), late]);
     this.#tell({ type: 'left' });
   }
 
@@ -205,7 +229,7 @@ class EnrolmentThread {
     this.#enrolment.pause();
     clearInterval(this.#survey);
     for (const watcher of this.#watchers) watcher.close();
-    void this.#source[Symbol.asyncDispose]();
+    void this.#cluster[Symbol.asyncDispose]();
     this.#enrolment.closeListeners();
     this.#owner.release();
     this.#tell({ type: 'stopped' });
@@ -237,7 +261,7 @@ class EnrolmentThread {
       this.#tellRefusals();
       this.#kernel.forgetGone();
       // Peers must hear it sooner or later; only from the node's owner.
-      if (!this.#owner.hasYielded) this.#published(this.#publisher.retry());
+      if (!this.#owner.hasYielded) this.#published(this.#cluster.publisher.retry());
     } catch (error) {
       this.#log.error({ err: error }, 'the node could not be looked at; it is tried again');
     }
@@ -276,15 +300,11 @@ class EnrolmentThread {
 
   /** The kubelet may have restarted into another cgroup: probes are told apart by it (CAPTURE.md, host probes). */
   #findKubelet(): void {
-    const port = this.#state.node(this.#config.nodeName)?.kubeletPort;
-    const id = port === undefined ? undefined : kubeletCgroup(this.#hot, this.#hostNetnsFd, port);
-    if (id === this.#kubelet || id === undefined) return;
-    const found = cgroupPathOf(this.#kubepods.cgroupRoot, id);
-    if (found === undefined) return;
-    this.#kernel.attachKubelet(path.dirname(found));
-    this.#kernel.setKubelet(id);
-    this.#kubelet = id;
-    this.#log.info({ cgroup: found }, 'the kubelet was found; its probes pass in the kernel');
+    this.#kubelet.look(this.#state.node(this.#config.nodeName)?.kubeletPort, (found) => {
+      this.#kernel.attachKubelet(path.dirname(found.path));
+      this.#kernel.setKubelet(found.id);
+      this.#log.info({ cgroup: found.path }, 'the kubelet was found; its probes pass in the kernel');
+    });
   }
 
   #tell(message: EnrolmentToMain): void {

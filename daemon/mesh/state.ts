@@ -85,6 +85,10 @@ export class MeshState {
     return this.#nodes.get(name);
   }
 
+  get nodeCount(): number {
+    return this.#nodes.size;
+  }
+
   workload(uid: PodUid): Workload | undefined {
     return this.#workloads.get(uid);
   }

@@ -112,7 +112,8 @@ export type EnrolmentToMain =
   /** The whole truth about this node's pods, after each change. */
   | { readonly type: 'pods'; readonly pods: readonly PodStatus[] }
   | { readonly type: 'kernel-counters'; readonly counters: Readonly<Record<string, number>> }
-  | { readonly type: 'left' }
+  /** `yielded`: another daemon has the node, and nothing was done here. */
+  | { readonly type: 'left'; readonly yielded?: true }
   | { readonly type: 'stopped' }
   /** The pod ran before it was guarded; so many connections of its first moments were cut. */
   | { readonly type: 'unguarded'; readonly uid: PodUid; readonly connections: number }

@@ -117,6 +117,20 @@ export const METRICS = {
     'Time since the source of the cluster state was last known to be current',
     'source',
   ),
+  culvert_watch_problems_total: counter(
+    'What went wrong in a watch of the API and was survived: an answer that did not come, a version that has expired, nonsense',
+    'source',
+  ),
+  culvert_csr_decisions_total: counter(
+    'Certificate requests that culvert-ca issued, denied or failed, by reason',
+    'outcome',
+    'reason',
+  ),
+  culvert_csr_waiting: gauge('Certificate requests that culvert-ca has not decided or signed yet'),
+  culvert_ca_leader: gauge('1 while this replica of culvert-ca leads'),
+  culvert_ca_expiry_timestamp_seconds: gauge(
+    'When the CA that signs ends, seconds since the epoch; 0 while none can sign',
+  ),
   culvert_metric_series: unstable(gauge('Label sets held now, by metric', 'metric')),
   culvert_metric_series_evicted_total: counter(
     'Label sets dropped because a metric had as many as metricSeries allows, the longest unused first',

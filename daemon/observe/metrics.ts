@@ -60,8 +60,6 @@ export class Metrics {
   readonly #traffic: Traffic;
   readonly #options: MetricsOptions;
   readonly #kernel = new Map<string, number>();
-  /** Source → when it was last current. */
-  readonly #fresh = new Map<string, number>();
   #cpuSeconds = 0;
   #cached: { readonly atMs: number; readonly text: Promise<string> } | undefined;
 
@@ -173,9 +171,10 @@ export class Metrics {
     }
   }
 
-  /** The source of the cluster state was current just now. */
-  sourceCurrent(source: string): void {
-    this.#fresh.set(source, this.#options.now());
+  /** ms since each part of the cluster state was known to be current. */
+  staleness(parts: ReadonlyMap<string, number>): void {
+    for (const [source, ms] of parts)
+      this.set('culvert_watch_staleness_seconds', { source }, ms / MS_PER_SECOND);
   }
 
   /** Adds to a counter. */
@@ -204,18 +203,16 @@ export class Metrics {
     // A wall clock can step back: a text from the future is not fresh.
     if (this.#cached !== undefined && atMs >= this.#cached.atMs && atMs - this.#cached.atMs < cacheMs)
       return this.#cached.text;
-    this.#refresh(atMs);
+    this.#refresh();
     this.#cached = { atMs, text: this.#registry.metrics() };
     return this.#cached.text;
   }
 
-  #refresh(nowMs: number): void {
+  #refresh(): void {
     const evicted = this.#traffic.flush();
     if (evicted > 0)
       for (const name of TRAFFIC_NAMES)
         this.add('culvert_metric_series_evicted_total', { metric: name }, evicted);
-    for (const [source, atMs] of this.#fresh)
-      this.set('culvert_watch_staleness_seconds', { source }, Math.max(0, nowMs - atMs) / 1_000);
     for (const name of METRIC_NAMES) this.set('culvert_metric_series', { metric: name }, this.seriesOf(name));
     const { cpuSeconds, residentBytes } = (this.#options.usage ?? processUsage)();
     this.set('culvert_resident_memory_bytes', {}, residentBytes);

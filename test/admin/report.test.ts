@@ -59,13 +59,14 @@ class Node {
       serial: undefined,
       notBeforeMs: undefined,
       notAfterMs: undefined,
+      nextAttemptMs: undefined,
     };
     this.report = new NodeReport({
       config: this.#config,
       version: '0.1.0',
       log,
       state: this.state,
-      source: { problems: () => this.problems },
+      source: { problems: () => this.problems, stalenessMs: () => new Map([['pods', 3_000]]) },
       certificates: { list: () => [{ ...certificate, state: 'issuing', lastError: this.error }] },
       onPodEvent: (event) => this.events.push(event),
     });
@@ -92,6 +93,7 @@ describe("the daemon's report of itself", () => {
     for (const line of [
       'culvert_ready 1',
       'culvert_source_problems 1',
+      'culvert_watch_staleness_seconds{source="pods"} 3',
       'culvert_certificates{state="failed"} 1',
     ])
       assert.ok(text.split('\n').includes(line), line);

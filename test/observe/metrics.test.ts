@@ -178,7 +178,7 @@ describe('/metrics', () => {
     counted.kernelCounters({ redirected: 10 });
     counted.kernelCounters({ redirected: 15 });
     counted.kernelCounters({ redirected: 2 });
-    counted.sourceCurrent('folder');
+    counted.staleness(new Map([['folder', 4_000]]));
     clock.ms += 4_000;
     const text = await counted.text();
     assert.equal(valueOf(text, 'culvert_tunnels', { worker: '1', direction: 'inbound' }), 4);
