@@ -26,7 +26,7 @@ export interface RouteSources {
 }
 
 /** 15021. `/healthz/ready` is where Istio's probes look. */
-export function healthRoutes(sources: RouteSources): Routes {
+export function healthRoutes(sources: Pick<RouteSources, 'dead' | 'notReady'>): Routes {
   const ready = get(() => probe('ready', sources.notReady()));
   return new Map([
     ['/healthz', get(() => probe('ok', sources.dead()))],
@@ -36,7 +36,7 @@ export function healthRoutes(sources: RouteSources): Routes {
 }
 
 /** 15020. */
-export function metricsRoutes({ metrics }: RouteSources): Routes {
+export function metricsRoutes({ metrics }: Pick<RouteSources, 'metrics'>): Routes {
   const answer = async (): Promise<Answer> => ({
     status: 200,
     body: await metrics.text(),

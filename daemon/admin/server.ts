@@ -42,17 +42,7 @@ const LOOPBACK_HOST = /^(?:localhost|127\.0\.0\.1|\[::1\])(?::\d{1,5})?$/i;
  */
 export async function startAdmin(options: AdminOptions): Promise<AsyncDisposable> {
   await using started = new AsyncDisposableStack();
-  const listen = async (
-    what: string,
-    port: number,
-    host: string | undefined,
-    routes: Routes,
-    guard: Guard,
-  ) => {
-    const server = makeServer(routes, guard, options.log);
-    started.defer(() => closeServer(server));
-    return await listenOn(server, what, port, host);
-  };
+  const listen = listener(started, options.log);
   const ports = {
     admin: await listen('admin', options.ports.admin, LOOPBACK, adminRoutes(options), loopbackOnly),
     metrics: await listen('metrics', options.ports.metrics, undefined, metricsRoutes(options), anyone),
@@ -60,6 +50,40 @@ export async function startAdmin(options: AdminOptions): Promise<AsyncDisposable
   };
   options.onListening?.(ports);
   return started.move();
+}
+
+export type PublicOptions = Omit<RouteSources, 'backend'> & {
+  readonly ports: Omit<AdminPorts, 'admin'>;
+  readonly log: Log;
+};
+
+/**
+ * Starts health and metrics alone: for `culvert-ca`, which nobody administers. Disposing closes them.
+ * @throws MeshError SYSTEM_CALL_FAILED that names the port when one can't be bound.
+ */
+export async function startPublic(options: PublicOptions): Promise<AsyncDisposable> {
+  await using started = new AsyncDisposableStack();
+  const listen = listener(started, options.log);
+  await listen('metrics', options.ports.metrics, undefined, metricsRoutes(options), anyone);
+  await listen('health', options.ports.health, undefined, healthRoutes(options), anyone);
+  return started.move();
+}
+
+type Listen = (
+  what: string,
+  port: number,
+  host: string | undefined,
+  routes: Routes,
+  guard: Guard,
+) => Promise<number>;
+
+/** Starts servers that end with `started`; each resolves with its real port. */
+function listener(started: AsyncDisposableStack, log: Log): Listen {
+  return async (what, port, host, routes, guard) => {
+    const server = makeServer(routes, guard, log);
+    started.defer(() => closeServer(server));
+    return await listenOn(server, what, port, host);
+  };
 }
 
 /** A refusal, or undefined when the request may go on. */

@@ -7,6 +7,10 @@ export const entryPoints: EntryPoints = {
     const { startDaemon } = await import('../main.ts');
     await startDaemon(config);
   },
+  async startCa(config) {
+    const { startCa } = await import('../ca.ts');
+    await startCa(config);
+  },
   async preflight(config) {
     const { preflight } = await import('../capture/preflight.ts');
     return preflight(config);

@@ -24,6 +24,8 @@ export interface CleanupResult {
 export interface EntryPoints {
   /** Resolves when the daemon has stopped. */
   startDaemon(config: Config): Promise<void>;
+  /** The same for `culvert-ca`. */
+  startCa(config: Config): Promise<void>;
   preflight(config: Config): Promise<readonly Finding[]>;
   cleanupNode(options: CleanupOptions): Promise<CleanupResult>;
   /** The API that a kubeconfig names. @throws MeshError CONFIG_INVALID when it can't be used. */

@@ -2,6 +2,7 @@
 import { Command, CommanderError } from 'commander';
 import { MeshError } from '../errors.ts';
 import { KubeError } from '../kube/seams.ts';
+import { addCa } from './commands/ca.ts';
 import { addCerts } from './commands/certs.ts';
 import { addCheck } from './commands/check.ts';
 import { addCleanup } from './commands/cleanup.ts';
@@ -20,6 +21,7 @@ const COMMANDS: readonly ((program: Command, context: Context) => void)[] = [
   addStatus,
   addConnections,
   addCerts,
+  addCa,
   addWhy,
   addConfig,
   addUninstall,

@@ -36,6 +36,7 @@ export async function culvert(
     version: '0.1.0',
     entryPoints: {
       startDaemon: unwanted,
+      startCa: unwanted,
       preflight: unwanted,
       cleanupNode: unwanted,
       connectCluster: unwanted,
