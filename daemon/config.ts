@@ -261,7 +261,7 @@ export const KNOBS = {
     '0',
     'connections',
     'limits',
-    'Connections of the node, in equal shares for the workers; one in the clear counts as two; 0 means: from the open-file limit',
+    'Connections of the node, in equal shares for the workers; one in the clear counts as two, and a tunnel as one; idle tunnels make room; 0 means: from the open-file limit',
   ),
   maxPendingPerPod: knob(
     integer(16, 65_536),

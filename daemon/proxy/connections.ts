@@ -5,6 +5,7 @@
 import type { Reason } from '../errors.ts';
 import type { PodUid, SpiffeId } from '../mesh/ids.ts';
 import type { ConnectionRecord, Direction, OpenConnection } from '../mesh/wiring.ts';
+import type { Descriptors } from './descriptors.ts';
 
 /** What is known of a connection so far; filled in as decisions are taken. */
 export interface ConnectionFacts {
@@ -38,31 +39,15 @@ export interface Connection {
   close(reason: Reason, detail?: string): void;
 }
 
-/** Of one worker, in descriptors: a connection through a tunnel holds one, any other two. */
-export interface ConnectionLimits {
-  readonly perPod: number;
-  readonly total: number;
-}
-
-/**
- * A worker's share of the node's limits. Workers do not ask each other for each connection; the kernel deals
- * connections out at random, so that shares fill alike.
- */
-export function shareOf(limits: ConnectionLimits, workers: number): ConnectionLimits {
-  return { perPod: Math.ceil(limits.perPod / workers), total: Math.ceil(limits.total / workers) };
-}
-
 const NO_BYTES = { bytesSent: 0, bytesReceived: 0 } as const;
 
 export class Connections {
   readonly #open = new Set<TrackedConnection>();
-  readonly #perPod = new Map<PodUid, number>();
-  readonly #limits: ConnectionLimits;
+  readonly #descriptors: Descriptors;
   readonly #onOpen: () => void;
   readonly #onClosed: (record: ConnectionRecord) => void;
   readonly #prefix: string;
   #next = 0;
-  #descriptors = 0;
   /** Opened since the last `takeOpened`, and between that and the one before. */
   #fresh = new Set<TrackedConnection>();
   #aging = new Set<TrackedConnection>();
@@ -70,11 +55,11 @@ export class Connections {
   /** `prefix` makes connection ids unique over the workers of a node. */
   constructor(
     prefix: string,
-    limits: ConnectionLimits,
+    descriptors: Descriptors,
     events: { onOpen: () => void; onClosed: (record: ConnectionRecord) => void },
   ) {
     this.#prefix = prefix;
-    this.#limits = limits;
+    this.#descriptors = descriptors;
     this.#onOpen = events.onOpen;
     this.#onClosed = events.onClosed;
   }
@@ -89,7 +74,7 @@ export class Connections {
     direction: Direction,
     srcAddr: string,
   ): { connection: Connection; overLimit: boolean } {
-    const overLimit = !this.#take(podUid);
+    const overLimit = !this.#descriptors.take(podUid);
     this.#next += 1;
     const connection = new TrackedConnection(
       `${this.#prefix}-${this.#next.toString(36)}`,
@@ -97,7 +82,7 @@ export class Connections {
       direction,
       srcAddr,
       {
-        onSecond: () => this.#take(podUid),
+        onSecond: () => this.#descriptors.take(podUid),
         onClosed: (ended, record) => {
           this.#remove(ended);
           this.#onClosed(record);
@@ -142,23 +127,11 @@ export class Connections {
     });
   }
 
-  /** Counts one descriptor more, also over the limits. @returns whether it is within them. */
-  #take(podUid: PodUid): boolean {
-    const ofPod = this.#perPod.get(podUid) ?? 0;
-    const isWithin = ofPod < this.#limits.perPod && this.#descriptors < this.#limits.total;
-    this.#perPod.set(podUid, ofPod + 1);
-    this.#descriptors += 1;
-    return isWithin;
-  }
-
   #remove(connection: TrackedConnection): void {
     this.#open.delete(connection);
     this.#fresh.delete(connection);
     this.#aging.delete(connection);
-    this.#descriptors -= connection.descriptors;
-    const left = (this.#perPod.get(connection.podUid) ?? 0) - connection.descriptors;
-    if (left > 0) this.#perPod.set(connection.podUid, left);
-    else this.#perPod.delete(connection.podUid);
+    this.#descriptors.give(connection.podUid, connection.descriptors);
   }
 }
 

@@ -32,6 +32,11 @@ export function handleInbound(plane: DataPlane, uid: PodUid, socket: Socket): vo
     recordRefusal(plane, uid, socket, 'OWN_LISTENER', `dialled ${hostPort(local.ip, local.port)} directly`);
     return;
   }
+  socket.once('close', () => plane.descriptors.give(uid));
+  if (!plane.descriptors.take(uid)) {
+    recordRefusal(plane, uid, socket, 'CONNECTION_LIMIT', 'no descriptor is left for a tunnel');
+    return;
+  }
   const gone = abortOnClose(socket);
   plane.holding.until<{ pod: LocalPod; identity: LocalIdentity } | Refusal>(
     uid,

@@ -273,11 +273,21 @@ function tunnelTo(
   return plane.tunnels.open({
     key: { podUid: pod.uid, sourceId: pod.id, destinationId: candidate.identity, address: candidate.address },
     identity,
-    dial: () => socketInPod(plane, pod, { ip: candidate.address, port: HBONE_PORT }),
+    dial: () => socketOfTunnel(plane, pod, candidate.address),
     authority: hostPort(candidate.address, candidate.port),
     headers: forwardingHeaders(connection.facts.srcAddr, pod, plan.verdict.service),
     signal,
   });
+}
+
+/** A tunnel's own descriptor, on the pod's account until its socket closes. */
+function socketOfTunnel(plane: DataPlane, pod: LocalPod, ip: Ip): ReturnType<typeof socketInPod> {
+  const made: ReturnType<typeof socketInPod> = plane.descriptors.take(pod.uid)
+    ? socketInPod(plane, pod, { ip, port: HBONE_PORT })
+    : { ok: false, reason: 'TUNNEL_LIMIT', detail: 'no descriptor is left for it' };
+  if (made.ok) made.socket.once('close', () => plane.descriptors.give(pod.uid));
+  else plane.descriptors.give(pod.uid);
+  return made;
 }
 
 /** The far proxy has answered, so that its identity was proven. */

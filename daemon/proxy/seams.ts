@@ -90,6 +90,8 @@ export interface Tunnels {
   open(request: TunnelRequest): Promise<TunnelStream | Refusal>;
   /** Closes the tunnels of one pod: idle ones at once, others when their streams end, or now when `cut`. */
   closePod(uid: PodUid, cut: boolean): void;
+  /** Closes the idle tunnel, of this pod or of any, that was used longest ago. @returns whether there was one. */
+  closeIdle(uid: PodUid | undefined): boolean;
   readonly size: number;
   drain(): void;
 }
@@ -114,6 +116,8 @@ export interface TunnelServer {
   /** Takes the raw socket over: handshake, ALPN, HTTP/2, limits. */
   serve(raw: Socket, accept: TunnelAccept): void;
   closePod(uid: PodUid, cut: boolean): void;
+  /** As `Tunnels.closeIdle`. */
+  closeIdle(uid: PodUid | undefined): boolean;
   readonly size: number;
   /** TLS handshakes in flight. */
   readonly handshakes: number;

@@ -24,7 +24,8 @@ import type {
   WorkerToMain,
 } from '../mesh/wiring.ts';
 import { createLog } from '../observe/log.ts';
-import { Connections, shareOf } from './connections.ts';
+import { Connections } from './connections.ts';
+import { Descriptors, shareOf } from './descriptors.ts';
 import { drain } from './drain.ts';
 import { createTunnelServer } from './hbone/server.ts';
 import { createTunnels } from './hbone/pool.ts';
@@ -87,9 +88,16 @@ class Worker {
   }
 
   #makePlane(config: Config): DataPlane {
+    const tunnels = createTunnels({ config, identities: this.#identities });
+    const tunnelServer = createTunnelServer(config, this.#identities);
+    const descriptors = new Descriptors(
+      shareOf({ perPod: config.maxConnectionsPerPod, total: config.maxConnections }, config.workers),
+      // Ours first: we know that we can open them again.
+      (uid) => tunnels.closeIdle(uid) || tunnelServer.closeIdle(uid),
+    );
     const connections = new Connections(
       `${this.#start.settings.nodeName}-${this.#start.index}-${Date.now().toString(36)}`,
-      shareOf({ perPod: config.maxConnectionsPerPod, total: config.maxConnections }, config.workers),
+      descriptors,
       { onOpen: () => void (this.#opened += 1), onClosed: (record) => this.#record(record) },
     );
     return {
@@ -97,9 +105,10 @@ class Worker {
       state: new MeshState(this.#start.settings),
       identities: this.#identities,
       sockets: podSockets(this.#hot),
-      tunnels: createTunnels({ config, identities: this.#identities }),
-      tunnelServer: createTunnelServer(config, this.#identities),
+      tunnels,
+      tunnelServer,
       connections,
+      descriptors,
       holding: new Holding(config.maxHeld, config.holdTimeout),
       pods: this.#pods,
       synced: false,

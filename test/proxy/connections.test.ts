@@ -3,8 +3,9 @@ import { describe, it } from 'node:test';
 import { parsePodUid } from '../../daemon/mesh/ids.ts';
 import type { PodUid } from '../../daemon/mesh/ids.ts';
 import type { ConnectionRecord } from '../../daemon/mesh/wiring.ts';
-import { Connections, shareOf } from '../../daemon/proxy/connections.ts';
-import type { ConnectionLimits } from '../../daemon/proxy/connections.ts';
+import { Connections } from '../../daemon/proxy/connections.ts';
+import { Descriptors, shareOf } from '../../daemon/proxy/descriptors.ts';
+import type { DescriptorLimits } from '../../daemon/proxy/descriptors.ts';
 
 describe('Connections', () => {
   it('refuses a pod over its limit, and no other pod; an end gives the place back', () => {
@@ -91,15 +92,37 @@ function uid(name: string): PodUid {
   return parsed;
 }
 
-function make(limits: ConnectionLimits): {
+function make(limits: DescriptorLimits): {
   connections: Connections;
   records: ConnectionRecord[];
   open: (pod: string) => ReturnType<Connections['open']>;
 } {
   const records: ConnectionRecord[] = [];
-  const connections = new Connections('node-0', limits, {
+  const connections = new Connections('node-0', new Descriptors(limits, () => false), {
     onOpen: () => undefined,
     onClosed: (record) => records.push(record),
   });
   return { connections, records, open: (pod) => connections.open(uid(pod), 'outbound', '10.0.0.1:1') };
 }
+
+describe('Descriptors', () => {
+  it('closes an idle tunnel for one more: of the pod that is full, or of any when all is full', () => {
+    const asked: (string | undefined)[] = [];
+    let isIdle = true;
+    const descriptors = new Descriptors({ perPod: 2, total: 3 }, (uid) => {
+      asked.push(uid);
+      return isIdle;
+    });
+    assert.deepEqual([descriptors.take(uid('a')), descriptors.take(uid('a'))], [true, true]);
+    assert.deepEqual(asked, []);
+    assert.equal(descriptors.take(uid('a')), true);
+    assert.equal(descriptors.take(uid('b')), true);
+    assert.deepEqual(asked, [uid('a'), undefined]);
+    isIdle = false;
+    assert.equal(descriptors.take(uid('b')), false);
+    // What was over the limit, and the tunnels that were closed, are given back.
+    descriptors.give(uid('b'));
+    descriptors.give(uid('a'), 2);
+    assert.equal(descriptors.take(uid('b')), true);
+  });
+});

@@ -102,3 +102,23 @@ describe('a destination that says nothing', () => {
     assert.equal(test.asked(), 1);
   });
 });
+
+describe("a tunnel's own descriptor", () => {
+  it("is on its pod's account: over the limit there is no tunnel", async () => {
+    const test = makePlane({
+      pod: localPod(client),
+      deltas: [...labelled, told.published(server, 'enrolled')],
+      limits: { perPod: 1 },
+      destination: { ip: ip('10.244.2.7'), port: port(80) },
+      openTunnel: (request) => {
+        const dialled = request.dial();
+        assert.ok(!dialled.ok);
+        return Promise.resolve(dialled);
+      },
+    });
+    const { ours } = await test.connect();
+    handleOutbound(test.plane, client.uid, ours);
+    assert.equal((await test.record()).reason, 'TUNNEL_LIMIT');
+    assert.equal(test.plane.descriptors.take(client.uid), true, 'it was not given back');
+  });
+});

@@ -7,6 +7,8 @@ import type { Ip, PodUid, Port } from '../../daemon/mesh/ids.ts';
 import type { Delta, Workload } from '../../daemon/mesh/model.ts';
 import type { ConnectionRecord, LocalPod } from '../../daemon/mesh/wiring.ts';
 import { Connections } from '../../daemon/proxy/connections.ts';
+import { Descriptors } from '../../daemon/proxy/descriptors.ts';
+import type { DescriptorLimits } from '../../daemon/proxy/descriptors.ts';
 import { Holding } from '../../daemon/proxy/holding.ts';
 import type { DataPlane } from '../../daemon/proxy/plane.ts';
 import type { Refusal, TunnelRequest, TunnelStream } from '../../daemon/proxy/seams.ts';
@@ -48,6 +50,7 @@ export function makePlane(options: {
   readonly pod: LocalPod;
   readonly deltas: readonly Delta[];
   readonly config?: Partial<Config>;
+  readonly limits?: Partial<DescriptorLimits>;
   readonly destination?: { readonly ip: Ip; readonly port: Port };
   readonly openTunnel?: (request: TunnelRequest) => Promise<TunnelStream | Refusal>;
 }): TestPlane {
@@ -56,6 +59,7 @@ export function makePlane(options: {
   const state = stateOf(options.deltas, { defaultMode: config.defaultMode });
   const pods = new Map<PodUid, LocalPod>([[options.pod.uid, options.pod]]);
   const identity = identityOf(makeCa(), options.pod.id);
+  const descriptors = new Descriptors({ perPod: 100, total: 100, ...options.limits }, () => false);
   const plane: DataPlane = {
     config,
     state,
@@ -69,21 +73,23 @@ export function makePlane(options: {
     tunnels: {
       open: (request) => options.openTunnel?.(request) ?? assert.fail('no tunnel was expected'),
       closePod: () => undefined,
+      closeIdle: () => false,
       size: 0,
       drain: () => undefined,
     },
     tunnelServer: {
       serve: () => assert.fail('no tunnel was expected'),
       closePod: () => undefined,
+      closeIdle: () => false,
       size: 0,
       handshakes: 0,
       drain: () => undefined,
     },
-    connections: new Connections(
-      'test',
-      { perPod: 100, total: 100 },
-      { onOpen: () => undefined, onClosed: (record) => void records.push(record) },
-    ),
+    descriptors,
+    connections: new Connections('test', descriptors, {
+      onOpen: () => undefined,
+      onClosed: (record) => void records.push(record),
+    }),
     holding: new Holding(10, config.holdTimeout),
     pods,
     synced: true,

@@ -2,13 +2,14 @@ import { strict as assert } from 'node:assert';
 import { once } from 'node:events';
 import { createSecureServer } from 'node:http2';
 import type { Http2SecureServer, ServerHttp2Session, ServerHttp2Stream } from 'node:http2';
-import { connect, createServer } from 'node:net';
-import type { AddressInfo, Socket } from 'node:net';
+import { connect, createServer, Socket } from 'node:net';
+import type { AddressInfo } from 'node:net';
+import type { Duplex } from 'node:stream';
 import { test } from 'node:test';
 import type { Config } from '../../daemon/config.ts';
 import { parsePodUid } from '../../daemon/mesh/ids.ts';
 import { createTunnels } from '../../daemon/proxy/hbone/pool.ts';
-import type { Tunnels } from '../../daemon/proxy/seams.ts';
+import type { TunnelRequest, Tunnels } from '../../daemon/proxy/seams.ts';
 import { issue, makeCa } from '../support/pki.ts';
 import {
   CLIENT_ID,
@@ -264,4 +265,40 @@ test('tunnels per pod are limited: idle ones make room', async () => {
   await once(first.stream, 'close');
   const renewed = identityOf(wire.ca, CLIENT_ID, 2);
   assert.ok((await wire.tunnels.open(wire.request({ identity: renewed }))).ok);
+});
+
+test('an idle tunnel closes for others, the one used longest ago first; both ends hear of it on their sockets', async () => {
+  await using wire = await openWire();
+  const other = parsePodUid('33333333-3333-3333-3333-333333333333');
+  assert.ok(other);
+  const closed: string[] = [];
+  const openFor = async (name: string, changes: Partial<TunnelRequest>): Promise<Duplex> => {
+    const dial = (): { ok: true; socket: Socket } => {
+      const socket = new Socket();
+      socket.once('close', () => closed.push(name));
+      return { ok: true, socket };
+    };
+    const opened = await wire.tunnels.open(wire.request({ ...changes, dial }));
+    assert.ok(opened.ok);
+    return opened.stream;
+  };
+  const end = async (stream: Duplex): Promise<void> => {
+    stream.end();
+    stream.resume();
+    await once(stream, 'close');
+  };
+  const first = await openFor('first', {});
+  const second = await openFor('second', { key: { ...wire.request().key, podUid: other } });
+  assert.equal(wire.tunnels.closeIdle(undefined), false, 'a tunnel in use was closed');
+  await end(second);
+  await end(first);
+  assert.equal(wire.tunnels.closeIdle(other), true);
+  assert.equal(wire.tunnels.closeIdle(other), false, 'it was closed twice, or another for it');
+  const ended = wire.accepted.map((socket) => once(socket, 'close'));
+  await Promise.race(ended);
+  while (closed.length === 0) await new Promise((resolve) => setTimeout(resolve, 5));
+  assert.deepEqual(closed, ['second']);
+  assert.equal(wire.tunnels.closeIdle(undefined), true);
+  await Promise.all(ended);
+  while (closed.length < 2) await new Promise((resolve) => setTimeout(resolve, 5));
 });

@@ -49,6 +49,10 @@ class Pool implements Tunnels {
     }
   }
 
+  closeIdle(uid: PodUid | undefined): boolean {
+    return this.#table.closeIdle(uid);
+  }
+
   drain(): void {
     this.#draining = true;
     for (const tunnel of [...this.#table]) tunnel.retire();

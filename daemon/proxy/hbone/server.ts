@@ -83,6 +83,10 @@ class Server implements TunnelServer {
     }
   }
 
+  closeIdle(uid: PodUid | undefined): boolean {
+    return this.#tunnels.closeIdle(uid);
+  }
+
   drain(): void {
     this.#draining = true;
     for (const tunnel of this.#tunnels) tunnel.session.close();

@@ -53,6 +53,11 @@ export class TunnelTable<T extends CountedTunnel> {
     if (own.size === 0) this.#byPod.delete(tunnel.podUid);
   }
 
+  /** Closes the idle tunnel, of this pod or of any, that was used longest ago. @returns whether there was one. */
+  closeIdle(uid: PodUid | undefined): boolean {
+    return this.#closeIdle(uid === undefined ? this : this.ofPod(uid));
+  }
+
   #closeIdle(among: Iterable<T>): boolean {
     let oldest: T | undefined;
     for (const tunnel of among)
