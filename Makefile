@@ -173,8 +173,8 @@ test-again:
 
 .PHONY: soak
 soak: ## The same with every figure in full (CULVERT_LONG=1): about an hour; ends with a line for each
-	@CULVERT_LONG=1 FUZZ_RUNS=$(SOAK_FUZZ) CULVERT_FUZZ=$(SOAK_FUZZ) $(MAKE) test; outcome=$$?; \
-	printf '\nThe figures, as run (fuzz: $(SOAK_FUZZ) inputs for each property):\n'; sort $(LOGS)/figures; exit $$outcome
+	@rm -f $(LOGS)/figures; CULVERT_LONG=1 FUZZ_RUNS=$(SOAK_FUZZ) CULVERT_FUZZ=$(SOAK_FUZZ) $(MAKE) test; outcome=$$?; \
+	printf '\nThe figures, as run (fuzz: $(SOAK_FUZZ) inputs for each property):\n'; sort $(LOGS)/figures 2>/dev/null; exit $$outcome
 
 .PHONY: bench
 bench: setup ## Figures against no mesh, HAProxy and (PEER_ZTUNNEL=path) ztunnel
