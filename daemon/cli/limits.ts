@@ -51,6 +51,26 @@ const FIXED: readonly FixedLimit[] = [
     text: "A node's boot until the daemon's first reconcile, and a pod that starts while no daemon runs, are not covered; such a pod's sockets are cut when it is enrolled. Enrolled pods stay captured: their new connections are refused, not sent in the clear.",
   },
   {
+    title: 'Runtimes without a sandbox process',
+    text: "A pod's network namespace is found through its oldest process, the sandbox's (pause). With a runtime that keeps none (CRI-O's drop_infra_ctr) that is the app itself: it starts guarded, and its first connects get EPERM until its namespace is captured.",
+  },
+  {
+    title: 'A starved enrolment thread',
+    text: "A starting pod is guarded by its cgroup until its listeners are open. On a node so busy that the enrolment thread gets no CPU meanwhile, a Job's first connect gets EPERM instead of being held; one that starts before the thread has seen its cgroup is counted as unguarded, and its sockets are cut.",
+  },
+  {
+    title: 'Labels that can not be read',
+    text: 'A pod that was enrolled stays so until its label was read as absent: a namespace whose object is broken, not there yet, or gone before its pods changes nothing, and culvert status says so. A pod that was never enrolled is left alone until its namespace has been read; it is counted as unguarded when it was to be meshed. A folder (--cluster-dir) that loses all of its objects keeps its last state; one emptied more slowly than a second in all is believed file by file.',
+  },
+  {
+    title: 'Uninstalling one node',
+    text: "While the label stands elsewhere, other nodes go on dialling a node's pods as meshed ones, and are refused. Take the label off first, or uninstall every node (culvert uninstall); cleanup --node is for a node whose daemon is gone.",
+  },
+  {
+    title: 'Kernels',
+    text: 'Developed and tested on 6.18. 5.15 is the first that has all that the programs use, by its documentation; the preflight asks the running kernel where it can, but no kernel older than 6.18 has been tried.',
+  },
+  {
     title: 'Metrics',
     text: `Each metric keeps ${flagOf('metricSeries')} label sets; the longest unused makes room, counted by culvert_metric_series_evicted_total. /metrics is made at most every 5 s.`,
   },
