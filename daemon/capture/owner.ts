@@ -5,15 +5,27 @@
  * process holds no socket.
  */
 import { randomBytes } from 'node:crypto';
-import { linkSync, mkdirSync, renameSync, rmSync } from 'node:fs';
+import { linkSync, mkdirSync, renameSync, rmSync, statSync } from 'node:fs';
 import { createConnection, createServer } from 'node:net';
 import type { Server, Socket } from 'node:net';
 import path from 'node:path';
-import { createInterface } from 'node:readline';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { z } from 'zod';
 import { MeshError } from '../errors.ts';
 
 const ASK_TIMEOUT_MS = 10_000;
 const MAX_ASKERS = 8;
+/** Of an owner's answer. */
+const MAX_ANSWER_BYTES = 1_024;
+/** Each time another daemon was quicker. */
+const MAX_TRIES = 8;
+const RETRY_MS = 50;
+
+/** `busy`: it is yielding to another daemon. */
+const answerSchema = z.union([
+  z.object({ generation: z.number().int() }),
+  z.object({ busy: z.literal(true) }),
+]);
 
 export interface OwnerEvents {
   /** Stop changing kernel and published state now; the newcomer waits for this to return. */
@@ -43,23 +55,33 @@ export class Owner {
   static async take(stateDir: string, events: OwnerEvents): Promise<Owner> {
     mkdirSync(stateDir, { recursive: true, mode: 0o700 });
     const file = path.join(stateDir, 'owner.sock');
-    const predecessor = await askToYield(file);
-    const generation = (predecessor?.generation ?? 0) + 1;
-    const made: { owner?: Owner } = {};
-    const server = createServer((socket) => made.owner?.answer(socket, events));
-    server.maxConnections = MAX_ASKERS;
     const own = path.join(stateDir, `owner-${randomBytes(6).toString('hex')}.sock`);
+    const made: { owner?: Owner } = {};
+    const server = createServer((socket) =>
+      made.owner ? made.owner.answer(socket, events) : socket.destroy(),
+    );
+    server.maxConnections = MAX_ASKERS;
     await listen(server, own);
-    // Taking a dead owner's name over, or a living one's that has yielded: rename is atomic either way. A first
-    // owner claims the name with link, so that of two that start at once one loses and asks the other.
-    if (predecessor === undefined && !claim(own, file)) {
+    try {
+      for (let tries = 0; tries < MAX_TRIES; tries++) {
+        const found = await askToYield(file);
+        if (!takeName(found, own, file)) {
+          await sleep(RETRY_MS); // another newcomer was quicker: it is asked
+          continue;
+        }
+        const predecessor = found.kind === 'yielded' ? found : undefined;
+        made.owner = new Owner((predecessor?.generation ?? 0) + 1, server, file, predecessor?.socket);
+        return made.owner;
+      }
+      throw new MeshError(
+        'NODE_OWNED',
+        `other daemons start on this node all the time (${file}); start again`,
+      );
+    } catch (error) {
       server.close();
       rmSync(own, { force: true });
-      return Owner.take(stateDir, events);
+      throw error;
     }
-    if (predecessor !== undefined) renameSync(own, file);
-    made.owner = new Owner(generation, server, file, predecessor?.socket);
-    return made.owner;
   }
 
   /** Whether another daemon has the node now. */
@@ -92,16 +114,56 @@ export class Owner {
   }
 }
 
-/** `own` becomes `file` unless a living owner has that name already. */
-function claim(own: string, file: string): boolean {
+/** Who had the name: nobody, a dead daemon (of its socket, this inode), or one that has yielded. */
+type Found =
+  | { readonly kind: 'nobody' }
+  | { readonly kind: 'dead'; readonly inode: bigint }
+  | { readonly kind: 'yielded'; readonly socket: Socket; readonly generation: number };
+
+/** `own` becomes `file`; false when another newcomer was quicker. Rename is atomic, and so is a link: one of two gets it. */
+function takeName(found: Found, own: string, file: string): boolean {
+  if (found.kind === 'nobody') {
+    if (!link(own, file)) return false;
+    rmSync(own);
+    return true;
+  }
+  if (found.kind === 'yielded') {
+    renameSync(own, file);
+    return true;
+  }
+  return succeed(own, file, found.inode);
+}
+
+/**
+ * Takes a dead owner's name over. Removing it by name could remove that of a newcomer who has just done the same, so
+ * newcomers first agree on the one that may: who gets the link named after the dead socket's inode.
+ */
+function succeed(own: string, file: string, inode: bigint): boolean {
+  const turn = path.join(path.dirname(file), `owner-after-${inode}.sock`);
+  if (!link(own, turn)) return false;
+  const isStillDead = inodeOf(file) === inode;
+  if (isStillDead) renameSync(own, file);
+  rmSync(turn, { force: true });
+  return isStillDead;
+}
+
+/** Whether `name` was free and is `own` now. */
+function link(own: string, name: string): boolean {
   try {
-    linkSync(own, file);
+    linkSync(own, name);
+    return true;
   } catch (error) {
-    if (Reflect.get(Object(error), 'code') !== 'EEXIST') throw error;
+    if (codeOf(error) !== 'EEXIST') throw error;
     return false;
   }
-  rmSync(own);
-  return true;
+}
+
+function inodeOf(file: string): bigint | undefined {
+  return statSync(file, { bigint: true, throwIfNoEntry: false })?.ino;
+}
+
+function codeOf(error: unknown): unknown {
+  return Reflect.get(Object(error), 'code');
 }
 
 function listen(server: Server, file: string): Promise<void> {
@@ -113,51 +175,65 @@ function listen(server: Server, file: string): Promise<void> {
   });
 }
 
-/** The present owner's generation once it has yielded; undefined when there is none (a stale file is removed). */
-async function askToYield(file: string): Promise<{ socket: Socket; generation: number } | undefined> {
+/** @throws MeshError NODE_OWNED when the owner does not yield. */
+async function askToYield(file: string): Promise<Found> {
+  const inode = inodeOf(file);
+  if (inode === undefined) return { kind: 'nobody' };
   const socket = createConnection(file);
   try {
-    const answer = await firstLine(socket);
-    if (typeof answer['generation'] === 'number') return { socket, generation: answer['generation'] };
-    socket.destroy();
+    const answer = await readAnswer(socket, file);
+    if ('generation' in answer) return { kind: 'yielded', socket, generation: answer.generation };
     throw new MeshError(
       'NODE_OWNED',
       `this node is being handed to another daemon just now (${file}); start again`,
     );
   } catch (error) {
     socket.destroy();
-    const code: unknown = Reflect.get(Object(error), 'code');
-    if (code === 'ENOENT') return undefined;
-    if (code === 'ECONNREFUSED') {
-      rmSync(file, { force: true });
-      return undefined;
-    }
-    throw error;
+    if (codeOf(error) === 'ENOENT') return { kind: 'nobody' };
+    if (codeOf(error) !== 'ECONNREFUSED') throw error;
+    endDeadTurn(file, inode);
+    return { kind: 'dead', inode };
   }
 }
 
-function firstLine(socket: Socket): Promise<Record<string, unknown>> {
-  return new Promise((resolve, reject) => {
-    const timer = setTimeout(() => {
-      socket.destroy();
-      reject(
-        new MeshError(
-          'NODE_OWNED',
-          `the daemon that owns this node did not yield within ${ASK_TIMEOUT_MS} ms`,
-        ),
-      );
-    }, ASK_TIMEOUT_MS);
-    const done = (finish: () => void): void => {
-      clearTimeout(timer);
-      lines.close();
-      finish();
-    };
-    socket.once('error', (error) => done(() => reject(error)));
-    const lines = createInterface({ input: socket });
-    lines.on('error', () => undefined);
-    lines.once('line', (line) => done(() => resolve(JSON.parse(line) as Record<string, unknown>)));
-    socket.once('end', () =>
-      done(() => reject(new MeshError('NODE_OWNED', 'the daemon that owns this node hung up; start again'))),
-    );
+/** A newcomer that died between its turn and the name has left the turn: nobody could take it any more. */
+function endDeadTurn(file: string, inode: bigint): void {
+  const turn = path.join(path.dirname(file), `owner-after-${inode}.sock`);
+  const age = Date.now() - (statSync(turn, { throwIfNoEntry: false })?.ctimeMs ?? Date.now());
+  if (age > ASK_TIMEOUT_MS) rmSync(turn, { force: true });
+}
+
+/** The owner's one line, within bounds of time and size. */
+function readAnswer(socket: Socket, file: string): Promise<z.infer<typeof answerSchema>> {
+  const { promise, resolve, reject } = Promise.withResolvers<z.infer<typeof answerSchema>>();
+  const fail = (why: string): void => reject(new MeshError('NODE_OWNED', why));
+  const timer = setTimeout(() => {
+    fail(`the daemon that owns this node did not yield within ${ASK_TIMEOUT_MS} ms`);
+  }, ASK_TIMEOUT_MS);
+  let text = '';
+  const onData = (chunk: Buffer): void => {
+    text += chunk.toString('latin1');
+    const end = text.indexOf('\n');
+    const answer = end < 0 ? undefined : parseAnswer(text.slice(0, end));
+    if (answer !== undefined) resolve(answer);
+    else if (end >= 0 || text.length > MAX_ANSWER_BYTES)
+      fail(`what answers on ${file} is no daemon of ours: remove that file when nothing of yours needs it`);
+  };
+  // Stays: a connection that breaks later has been heard of by 'close'.
+  socket.on('error', reject);
+  socket.on('data', onData);
+  socket.once('end', () => fail('the daemon that owns this node hung up; start again'));
+  return promise.finally(() => {
+    clearTimeout(timer);
+    socket.off('data', onData);
+    socket.resume();
   });
+}
+
+function parseAnswer(line: string): z.infer<typeof answerSchema> | undefined {
+  try {
+    return answerSchema.safeParse(JSON.parse(line)).data;
+  } catch {
+    return undefined; // no JSON
+  }
 }

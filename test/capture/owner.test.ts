@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict';
-import { mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { linkSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterEach, beforeEach, describe, it } from 'node:test';
 import { Owner } from '../../daemon/capture/owner.ts';
+import { MeshError } from '../../daemon/errors.ts';
 import { until } from '../support/wait.ts';
 
 describe('the owner of a node', () => {
@@ -15,6 +16,18 @@ describe('the owner of a node', () => {
     for (const owner of owners.splice(0)) owner.release();
     rmSync(directory, { recursive: true });
   });
+
+  /** A socket that nobody listens on any more. */
+  async function leaveDead(file: string): Promise<void> {
+    const name = path.join(directory, 'dying');
+    await new Promise<void>((resolve) => {
+      const dead = createServer().listen(name, () => {
+        // The link outlives the server, which removes only the name that it made.
+        linkSync(name, file);
+        dead.close(() => resolve());
+      });
+    });
+  }
 
   async function take(heard: string[] = []): Promise<Owner> {
     const owner = await Owner.take(directory, {
@@ -79,4 +92,55 @@ describe('the owner of a node', () => {
     owner.release();
     assert.deepEqual(readdirSync(directory), []);
   });
+
+  it('is one only of many that find a dead one’s name at once', async () => {
+    const file = path.join(directory, 'owner.sock');
+    for (let round = 0; round < 5; round++) {
+      await leaveDead(file);
+      const all = await Promise.allSettled(Array.from({ length: 6 }, () => take()));
+      const got = all.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []));
+      for (const result of all)
+        if (result.status === 'rejected')
+          assert.equal(Reflect.get(Object(result.reason), 'code'), 'NODE_OWNED');
+      assert.equal(got.filter((owner) => !owner.hasYielded).length, 1);
+      for (const owner of owners.splice(0).reverse()) owner.release();
+    }
+    rmSync(file, { force: true });
+    assert.deepEqual(readdirSync(directory), []);
+  });
+
+  it('does not take the name from one who took it from the dead one a moment ago', async () => {
+    const file = path.join(directory, 'owner.sock');
+    await leaveDead(file);
+    const inode = statSync(file, { bigint: true }).ino;
+    // A newcomer that is on its turn just now.
+    const turn = path.join(directory, `owner-after-${inode}.sock`);
+    writeFileSync(turn, '');
+    await assert.rejects(take(), (error) => Reflect.get(Object(error), 'code') === 'NODE_OWNED');
+    assert.equal(statSync(file, { bigint: true }).ino, inode);
+    rmSync(turn);
+    await take();
+  });
+
+  for (const [what, answer] of [
+    ['no JSON', 'hello\n'],
+    ['no answer of ours', '{"generation":"two"}\n'],
+    ['no end', 'x'.repeat(5_000)],
+  ] as const)
+    it(`is refused, with a typed error, by something that answers with ${what}`, async () => {
+      await using server = createServer((socket) => {
+        socket.on('error', () => undefined);
+        socket.write(answer);
+      });
+      const file = path.join(directory, 'owner.sock');
+      await new Promise<void>((resolve) => server.listen(file, resolve));
+      await assert.rejects(
+        take(),
+        (error) =>
+          error instanceof MeshError &&
+          error.code === 'NODE_OWNED' &&
+          /no daemon of ours/.test(error.message),
+      );
+      assert.deepEqual(readdirSync(directory), ['owner.sock']);
+    });
 });
