@@ -2,6 +2,8 @@ import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
 import { after, before, describe, it } from 'node:test';
+import { until } from '../support/wait.ts';
+import { abandoned } from './abandoned.ts';
 import { KubeCluster } from './kit/cluster.ts';
 import { pod, service } from './kit/objects.ts';
 import { Shell } from './kit/shell.ts';
@@ -152,4 +154,17 @@ describe('a cluster of two nodes', () => {
     await shell.waitReady('later');
     assert.equal((await shell.request('later', to, 8080)).status, 200);
   });
+});
+
+describe('a cluster whose owner', () => {
+  for (const [how, signal] of [
+    ['is killed', 'SIGKILL'],
+    ['hears Ctrl-C', 'SIGINT'],
+  ] as const)
+    it(`${how} goes: nodes, pods, mounts, pins`, async () => {
+      const left = await abandoned('KubeCluster', signal);
+      await until('everything to be gone', () => left.every((path) => !existsSync(path)), {
+        timeoutMs: 120_000,
+      });
+    });
 });

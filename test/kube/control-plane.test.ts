@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import { existsSync } from 'node:fs';
 import { describe, it } from 'node:test';
-import { run } from '../support/run.ts';
 import { until } from '../support/wait.ts';
+import { abandoned } from './abandoned.ts';
 import { ControlPlane } from './kit/control-plane.ts';
 import { fakeNodes, namespace } from './kit/fakes.ts';
 import { kubernetesVersion } from './kit/multi.ts';
@@ -56,15 +56,7 @@ describe('an API server alone', () => {
     await plane[Symbol.asyncDispose]();
     assert.ok(!existsSync(home.dir) && !existsSync(home.cgroup));
 
-    const kit = new URL('./kit/control-plane.ts', import.meta.url);
-    const script = `import { ControlPlane } from ${JSON.stringify(kit.href)};
-      const plane = await ControlPlane.start();
-      console.log(plane.home.dir, plane.home.cgroup);
-      process.kill(process.pid, 'SIGKILL');`;
-    const died = await run([process.execPath, '--input-type=module', '-e', script], { timeoutMs: 120_000 });
-    assert.equal(died.signal, 'SIGKILL');
-    const left = died.stdout.trim().split(' ');
-    assert.equal(left.length, 2);
+    const left = await abandoned('ControlPlane', 'SIGKILL');
     await until('everything to be gone', () => left.every((path) => !existsSync(path)), {
       timeoutMs: 60_000,
     });
