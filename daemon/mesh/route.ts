@@ -85,7 +85,10 @@ function toPod(
       service,
     );
   if (state.wasEnrolled(workload.uid)) {
-    const rule = `${pod} was enrolled, can't be now, and its label stands`;
+    const why = state.wasWithdrawn(workload.uid)
+      ? `the daemon of node ${workload.node} has let it go (is culvert uninstalled there?)`
+      : "can't be now";
+    const rule = `${pod} was enrolled, ${why}, and its label stands`;
     return { kind: 'hold', reason: 'DESTINATION_WAS_ENROLLED', rule, service, workload };
   }
   if (mode(state, workload, port) === 'strict') return toStrict(state, workload, service);
@@ -104,6 +107,8 @@ function whyTunnel(state: MeshState, workload: Workload, labelled: boolean): str
   if (!labelled || published === 'unenrollable') return undefined;
   // We hear of the label and of the published state on different ways: 15008 answers until both have gone.
   if (published === 'leaving') return 'is leaving, and its label stands as far as we know';
+  // Nobody answers on 15008 of such a pod, until its daemon says something again.
+  if (state.wasWithdrawn(workload.uid)) return undefined;
   return state.wasEnrolled(workload.uid) ? 'was enrolled, and its label stands' : undefined;
 }
 

@@ -46,6 +46,8 @@ export class MeshState {
   readonly #slicesInOrder = new Map<string, readonly EndpointSlice[]>();
   readonly #ranges = new RangeSet();
   readonly #onceEnrolled = new Set<PodUid>();
+  /** Those of them whose daemon said that they leave, and then nothing more. */
+  readonly #withdrawn = new Set<PodUid>();
 
   constructor(settings: MeshSettings) {
     this.settings = settings;
@@ -71,6 +73,8 @@ export class MeshState {
     for (const [key, value] of this.#slices) deltas.push({ kind: 'slice', key, value });
     for (const key of this.#onceEnrolled) {
       deltas.push({ kind: 'published', key, value: { uid: key, state: 'enrolled', sinceMs: 0 } });
+      if (this.#withdrawn.has(key))
+        deltas.push({ kind: 'published', key, value: { uid: key, state: 'leaving', sinceMs: 0 } });
       if (!this.#published.has(key)) deltas.push({ kind: 'published', key, value: undefined });
     }
     for (const [key, value] of this.#published) deltas.push({ kind: 'published', key, value });
@@ -191,6 +195,11 @@ export class MeshState {
     return this.#onceEnrolled.has(uid);
   }
 
+  /** Whether the pod's daemon has let it go (its node was uninstalled, say) though its label stands. */
+  wasWithdrawn(uid: PodUid): boolean {
+    return this.#withdrawn.has(uid);
+  }
+
   #applyOne(delta: Delta): void {
     switch (delta.kind) {
       case 'namespace':
@@ -284,7 +293,10 @@ export class MeshState {
 
   /** A value that speaks of another UID is none: templates can carry the annotation (DESIGN.md 3a). */
   #setPublished(uid: PodUid, value: PublishedState | undefined): void {
-    put(this.#published, uid, value?.uid === uid ? value : undefined);
+    const now = value?.uid === uid ? value : undefined;
+    const before = put(this.#published, uid, now);
+    if (now !== undefined) this.#withdrawn.delete(uid);
+    else if (before?.state === 'leaving' && this.#onceEnrolled.has(uid)) this.#withdrawn.add(uid);
     this.#remember(uid);
   }
 
@@ -292,6 +304,7 @@ export class MeshState {
     const workload = this.#workloads.get(uid);
     if (workload === undefined || this.labelling(workload) === 'absent') this.#onceEnrolled.delete(uid);
     else if (this.isEnrolled(uid)) this.#onceEnrolled.add(uid);
+    if (!this.#onceEnrolled.has(uid)) this.#withdrawn.delete(uid);
   }
 
   /** Two Services with one address exist only while one replaces the other, or by mistake: the first by name. */

@@ -151,6 +151,27 @@ describe('a thread of the daemon dies or stands still', { timeout: 600_000 }, ()
     assert.equal((await daemon1.http(15_021, '/healthz')).status, 200);
   });
 
+  it("a worker of the server's node killed under load ends its own connections only", async () => {
+    const { client, web, daemon2 } = shop;
+    await using idle = await client.idle(web.ip, 81, 60);
+    assert.equal((await idle.opened()).ok, 60);
+    const loop = await client.loop(web.ip, 80, { everyMs: 25 });
+    await until('the load to run', async () => (await loop.stats()).ok > 20);
+    const held = await heldBy(daemon2, 60, 'inbound');
+    await using inspector = await daemon2.inspect();
+    const victim = held[0] === 0 ? 1 : 0;
+    const inFlight = (await loop.stats()).inFlight;
+    inspector.kill(await inspector.worker(`worker-${victim}`));
+    await until('its connections to end', async () => (await idle.stats()).lost >= (held[victim] ?? 0));
+    await inspector.worker(`worker-${victim}`, 1); // its replacement
+    const soon = (await loop.stats()).ok;
+    await until('new connections', async () => (await loop.stats()).ok > soon + 100, { timeoutMs: 30_000 });
+    assert.equal((await idle.stats()).lost, held[victim], 'connections of another worker were lost too');
+    assert.equal((await idle.ping()).ok, 60 - (held[victim] ?? 0));
+    const ended = await loop.stop();
+    assert.ok(ended.failed <= inFlight + 3, `${JSON.stringify(ended)}, ${inFlight} in flight before`);
+  });
+
   it('the main thread blocked for 2 s under load: no connection is lost or late', async () => {
     const { client, web, daemon1, daemon2 } = shop;
     await using one = await daemon1.inspect();
@@ -200,13 +221,39 @@ describe('a thread of the daemon dies or stands still', { timeout: 600_000 }, ()
   });
 });
 
+describe('a worker dies after the node was uninstalled', { timeout: 300_000 }, () => {
+  it('the daemon lives on and answers; pods stay as they are, in the clear', async () => {
+    const shop = await openShop({ daemon: { inspect: true, flags: ['--workers', '2'] } });
+    await using lab = shop.lab;
+    const { client, server, daemon1, daemon2 } = shop;
+    await server.serve('http', 8080);
+    assert.equal((await client.request(server.ip, 8080)).status, 200);
+    const left = await Promise.all([daemon1.cli(['uninstall']), daemon2.cli(['uninstall'])]);
+    for (const { code, output } of left) assert.equal(code, 0, output);
+    await using inspector = await daemon1.inspect();
+    inspector.kill(await inspector.worker('worker-0'));
+    await inspector.worker('worker-0', 1);
+    for (let request = 0; request < 5; request++)
+      assert.equal((await client.request(server.ip, 8080)).status, 200);
+    assert.match(JSON.stringify(await daemon1.admin('/status')), /"uninstall":"done","pods":\[\]/);
+    assert.equal((await daemon1.http(15_021, '/healthz')).status, 200);
+    assert.doesNotMatch(await lab.node(1).must(['find', '/sys/fs/bpf']), /culvert/);
+  });
+});
+
 const OpenConnections = z.array(z.object({ connId: z.string(), direction: z.string(), dstAddr: z.string() }));
 
 /** How many connections to port 81 each worker of a daemon holds, once it has `count`. */
-async function heldBy(daemon: LabDaemon, count: number): Promise<number[]> {
+async function heldBy(
+  daemon: LabDaemon,
+  count: number,
+  way: 'outbound' | 'inbound' = 'outbound',
+): Promise<number[]> {
   const held = await until('all connections to be listed', async () => {
     const open = OpenConnections.parse(await daemon.admin('/connections'));
-    const ours = open.filter(({ direction, dstAddr }) => direction === 'outbound' && dstAddr.endsWith(':81'));
+    const ours = open.filter(
+      ({ direction, dstAddr }) => direction === way && dstAddr.endsWith(way === 'outbound' ? ':81' : ':8081'),
+    );
     return ours.length === count ? ours : undefined;
   });
   return [0, 1].map(

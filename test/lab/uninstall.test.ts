@@ -8,6 +8,7 @@ import { z } from 'zod';
 import { must } from '../support/run.ts';
 import { until } from '../support/wait.ts';
 import type { Counts, Loop } from './kit/apps.ts';
+import type { LogRecord } from './kit/daemon.ts';
 import type { LabPod } from './kit/pod.ts';
 import { QUICK, enrol, openShop } from './shop.ts';
 import type { Shop } from './shop.ts';
@@ -57,6 +58,37 @@ describe('culvert uninstall on every node', () => {
       await answersInTheClear(shop);
     },
   );
+});
+
+describe('culvert uninstall on one node while the label stands', () => {
+  for (const mode of ['permissive', 'strict'] as const)
+    it(
+      `${mode}: other nodes refuse its pods with that reason and never dial them in the clear, until the label goes`,
+      LIMITS,
+      async () => {
+        const flags = [...FLAGS, '--default-mode', mode, '--hold-timeout', '2s'];
+        const shop = await openShop({ daemon: { flags } });
+        await using lab = shop.lab;
+        const { client, server, daemon1, daemon2 } = shop;
+        await serve(shop);
+        assert.equal((await client.request(server.ip, 8080)).status, 200);
+        await using wire = await lab.capture();
+        const left = await daemon2.cli(['uninstall']);
+        assert.equal(left.code, 0, left.output);
+        const marker = randomBytes(64);
+        const from = daemon1.process.lines.length;
+        const refused = await client.send(server.ip, 8080, { first: marker });
+        assert.equal(refused.error, 'ECONNRESET', JSON.stringify(refused));
+        const isRefusal = (record: LogRecord): boolean => record['reason'] === 'DESTINATION_WAS_ENROLLED';
+        const record = await daemon1.waitForAccess('its record', isRefusal, { from });
+        assert.match(String(record['detail']), /daemon of node node-2 has let it go/);
+        assert.deepEqual(await wire.seenAt(marker), []);
+        await lab.cluster.label('shop', undefined);
+        await daemon1.waitState(client, 'none');
+        assert.equal((await client.request(server.ip, 8080, { body: marker })).status, 200);
+        assert.ok((await wire.seenAt(marker)).includes('bridge'));
+      },
+    );
 });
 
 describe('culvert cleanup --node after a daemon was killed', () => {

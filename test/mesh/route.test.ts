@@ -69,6 +69,13 @@ describe('route to a pod', () => {
     [true, ['enrolled', undefined], 'tunnel OK', 'tunnel OK'],
     [true, ['enrolled', 'leaving'], 'tunnel OK', 'tunnel OK'],
     [true, ['leaving'], 'tunnel OK', 'tunnel OK'],
+    [
+      true,
+      ['enrolled', 'leaving', undefined],
+      'hold DESTINATION_WAS_ENROLLED',
+      'hold DESTINATION_WAS_ENROLLED',
+    ],
+    [true, ['enrolled', 'leaving', undefined, 'joining'], 'tunnel OK', 'tunnel OK'],
     [true, ['enrolled', 'joining'], 'tunnel OK', 'tunnel OK'],
     [true, ['enrolled', 'unenrollable'], 'hold DESTINATION_WAS_ENROLLED', 'hold DESTINATION_WAS_ENROLLED'],
     [

@@ -88,7 +88,10 @@ describe('MeshState', () => {
         const state = stateOf(deltas);
         const copy = stateOf(state.snapshot());
         assert.deepEqual(answers(copy), answers(state));
-        for (const uid of ALL_UIDS) assert.equal(copy.wasEnrolled(uid), state.wasEnrolled(uid));
+        for (const uid of ALL_UIDS) {
+          assert.equal(copy.wasEnrolled(uid), state.wasEnrolled(uid));
+          assert.equal(copy.wasWithdrawn(uid), state.wasWithdrawn(uid));
+        }
       }),
       { numRuns: 400 },
     );
