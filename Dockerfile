@@ -62,8 +62,9 @@ LABEL org.opencontainers.image.title="culvert" \
 # Two layers: an upgrade that brings the same node pulls the second one only.
 COPY --from=build /out /
 COPY --from=build /ours /
-# Two malloc arenas: idle memory. Nothing that we use warns of being experimental to any purpose.
-ENV PATH=/usr/local/bin MALLOC_ARENA_MAX=2 NODE_OPTIONS=--disable-warning=ExperimentalWarning
+# As daemon/cli/culvert has them, and for its reasons. A compile cache saves nothing here: there are no types to strip.
+ENV PATH=/usr/local/bin MALLOC_ARENA_MAX=2 \
+    NODE_OPTIONS="--disable-warning=ExperimentalWarning --max-semi-space-size=4"
 # The daemon needs root and says so in its DaemonSet; culvert-ca and the command line do not.
 USER 65532:65532
 EXPOSE 15020 15021

@@ -27,7 +27,8 @@ describe('the image', () => {
     folder = await tempDir('image');
     await must(['tar', '-xf', image.archive, '-C', folder.path]);
     const manifest = json(blob(image.digest));
-    config = json(blob(text(manifest, 'config', 'digest')));
+    assert.equal(text(manifest, 'config', 'digest'), image.id);
+    config = json(blob(image.id));
     await must(['mkdir', root()]);
     for (const layer of list(manifest, 'layers'))
       await must(['tar', '-xzf', blob(text(layer, 'digest')), '-C', root()]);
@@ -116,6 +117,15 @@ describe('the image', () => {
     assert.equal(labels['org.opencontainers.image.version'], VERSION);
     assert.equal(labels['org.opencontainers.image.licenses'], 'Apache-2.0');
     assert.equal(at(config, 'os'), 'linux');
+  });
+
+  it('starts node as the launcher of a checkout does', () => {
+    const launcher = readFileSync(path.join(import.meta.dirname, '../../daemon/cli/culvert'), 'utf8');
+    const flags = /^flags='(.*)'$/m.exec(launcher)?.[1];
+    const arenas = /MALLOC_ARENA_MAX:-(\d+)/.exec(launcher)?.[1];
+    const env = texts(config, 'config', 'Env');
+    assert.ok(env.includes(`NODE_OPTIONS=${flags ?? 'none'}`), env.join('\n'));
+    assert.ok(env.includes(`MALLOC_ARENA_MAX=${arenas ?? 'none'}`));
   });
 
   /** Runs a program of the image in it, with /proc, as a container has it. */

@@ -51,6 +51,8 @@ export interface Image {
   readonly archive: string;
   /** Of the manifest, `sha256:…`: what a node reports as the image's digest. */
   readonly digest: string;
+  /** Of its configuration, `sha256:…`: the imageID that a kubelet reports of an image that no registry gave it. */
+  readonly id: string;
   readonly archiveBytes: number;
 }
 
@@ -83,7 +85,7 @@ async function provide(target: Target, say: Say): Promise<Image> {
     await push(command, reference, archive);
     removeOthers(target, archive);
   }
-  return { reference, archive, digest: await manifestDigest(archive), archiveBytes: statSync(archive).size };
+  return { reference, archive, ...(await digests(archive)), archiveBytes: statSync(archive).size };
 }
 
 /** Copies everything that the Dockerfile can see; gives the copy's path. */
@@ -191,10 +193,15 @@ function removeOthers(target: Target, archive: string): void {
   }
 }
 
-/** The digest of the one manifest in an OCI archive. */
-async function manifestDigest(archive: string): Promise<string> {
-  const index = await must(['tar', '-xOf', archive, 'index.json']);
-  const digest = /"digest":\s*"(sha256:[0-9a-f]{64})"/.exec(index)?.[1];
-  if (digest === undefined) throw new Error(`${archive} has no manifest in its index.json`);
+/** Digests of the one manifest in an OCI archive, and of its configuration. */
+async function digests(archive: string): Promise<Pick<Image, 'digest' | 'id'>> {
+  const digest = firstDigest(await must(['tar', '-xOf', archive, 'index.json']));
+  const manifest = await must(['tar', '-xOf', archive, `blobs/${digest.replace(':', '/')}`]);
+  return { digest, id: firstDigest(manifest.slice(manifest.indexOf('"config"'))) };
+}
+
+function firstDigest(json: string): string {
+  const digest = /"digest":\s*"(sha256:[0-9a-f]{64})"/.exec(json)?.[1];
+  if (digest === undefined) throw new Error(`no digest in ${json}`);
   return digest;
 }
