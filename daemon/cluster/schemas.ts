@@ -56,7 +56,7 @@ export const nodeSchema = z.object({
   status: z
     .object({
       addresses: list(z.object({ type: word, address: word }), 64),
-      daemonEndpoints: z.object({ // 0, as API servers write it, while no kubelet has come.
+      // 0, as API servers write it, while no kubelet has come.
       daemonEndpoints: z
         .object({ kubeletEndpoint: z.object({ Port: z.int().min(0).max(65_535).nullish() }).nullish() })
         .nullish(),
