@@ -79,7 +79,10 @@ class Worker {
     this.#loopDelay.enable();
     main.on('message', (message: MainToWorker) => this.#fromMain(message));
     enrolment.on('message', (message: EnrolmentToWorker) => this.#fromEnrolment(message));
-    setInterval(() => this.#flush(), BATCH_MS);
+    setInterval(() => {
+      this.#hot.sweepSockets(0);
+      this.#flush();
+    }, BATCH_MS);
     setInterval(() => this.#sendGauges(), GAUGES_MS);
     setInterval(() => this.#toEnrolment({ type: 'beat' }), BEAT_MS);
     // Now, not at the end: a killed thread would leave nothing, and later it would be a pause in the traffic.
@@ -172,6 +175,7 @@ class Worker {
     this.#plane.connections.cut((connection) => connection.podUid === uid, reason);
     this.#plane.tunnels.closePod(uid, true);
     this.#plane.tunnelServer.closePod(uid, true);
+    this.#hot.sweepSockets(1);
     this.#toEnrolment({ type: 'pod-closed', uid });
   }
 

@@ -155,6 +155,7 @@ static const struct {
 	{"localPortRange", js_local_port_range},
 	{"originalDestination", js_original_destination},
 	{"dial", js_dial},
+	{"sweepSockets", js_sweep_sockets},
 	{"listen", js_listen},
 	{"socketCookie", js_socket_cookie},
 	{"dupFd", js_dup_fd},
@@ -170,6 +171,7 @@ static void hot_free(napi_env env, void *data, void *hint)
 
 	(void)env;
 	(void)hint;
+	netns_sweep(hot, true);
 	if (hot->home_fd >= 0)
 		close(hot->home_fd);
 	free(hot);

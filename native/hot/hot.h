@@ -12,6 +12,21 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+/*
+ * Sockets made ahead in one namespace: going there and back costs more than the socket. Only while connections keep
+ * coming, and for a fraction of a second: a socket keeps its namespace, also one whose pod has gone.
+ */
+#define STOCKS 8
+#define STOCK_SOCKETS 7
+struct stock {
+	dev_t dev;
+	ino_t ino;
+	int domain; /* 0: the place is free */
+	bool used;  /* since the last sweep */
+	int count;
+	int fds[STOCK_SOCKETS];
+};
+
 /* What one thread keeps: the namespace that it lives in, and its copies of the numbers of the two BPF maps. */
 struct hot {
 	int home_fd;
@@ -19,6 +34,8 @@ struct hot {
 	ino_t home_ino;
 	int original_destination_fd;
 	int client_address_fd;
+	bool sweeps; /* somebody sweeps: sockets may be made ahead */
+	struct stock stocks[STOCKS];
 };
 
 /* A byte view of an argument; valid until the call returns to JavaScript. */
@@ -51,6 +68,10 @@ napi_value result_bytes(napi_env env, const void *data, size_t length);
 
 /* netns.c: `socket()` inside a network namespace; the thread is home again on return. @returns fd or -errno. */
 int netns_socket(struct hot *hot, int netns_fd, int domain, int type, int protocol);
+/* netns.c: the same for a TCP socket, not blocking, from the stock when there is one. */
+int netns_tcp_socket(struct hot *hot, int netns_fd, int domain);
+/* netns.c: closes the stocks that were not used since the last call, or all. @returns how many sockets are left. */
+int netns_sweep(struct hot *hot, bool all);
 int netns_home(struct hot *hot);
 
 napi_value js_open_netns(napi_env env, napi_callback_info info);
@@ -60,6 +81,7 @@ napi_value js_local_port_range(napi_env env, napi_callback_info info);
 
 /* sockets.c */
 napi_value js_original_destination(napi_env env, napi_callback_info info);
+napi_value js_sweep_sockets(napi_env env, napi_callback_info info);
 napi_value js_dial(napi_env env, napi_callback_info info);
 napi_value js_listen(napi_env env, napi_callback_info info);
 napi_value js_socket_cookie(napi_env env, napi_callback_info info);

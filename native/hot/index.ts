@@ -39,6 +39,12 @@ interface DirectCalls {
    */
   dial(netnsFd: number, family: 4 | 6, clientIp16: Uint8Array | null, clientPort: number): number;
   /**
+   * Closes sockets that were made ahead for `dial`, in namespaces that nobody dialled in since the last call (1: in
+   * all). The first call promises more of them, several a second: without, no socket is made ahead. A socket made
+   * ahead keeps its namespace alive: call it with 1 when a pod goes. @returns how many are left.
+   */
+  sweepSockets(all: 0 | 1): number;
+  /**
    * A listener inside the namespace, on every address; family 6 takes IPv4 too. Without SO_REUSEADDR: -EADDRINUSE is
    * the caller's sign to try the next port. Accepted sockets inherit no Nagle and keepalive. `flags`: sum of LISTEN.
    * The backlog is lost when node listens on the fd again without saying it: `server.listen({ fd }, backlog)`.
@@ -98,6 +104,7 @@ const CALLS: readonly (keyof Addon)[] = [
   'init',
   'originalDestination',
   'dial',
+  'sweepSockets',
   'listen',
   'openNetns',
   'sameNetns',

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <netinet/in.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -41,6 +42,11 @@ int netns_home(struct hot *hot)
 	return 0;
 }
 
+static bool is_home(const struct hot *hot, const struct stat *st)
+{
+	return st->st_ino == hot->home_ino && st->st_dev == hot->home_dev;
+}
+
 /* @returns 1 when inside, 0 when the namespace is the thread's own (nothing to leave), or -errno. */
 static int enter(struct hot *hot, int netns_fd)
 {
@@ -49,7 +55,7 @@ static int enter(struct hot *hot, int netns_fd)
 	/* By number each time: the caller may have closed the fd and got the same number for another namespace. */
 	if (fstat(netns_fd, &st) < 0)
 		return -errno;
-	if (st.st_ino == hot->home_ino && st.st_dev == hot->home_dev)
+	if (is_home(hot, &st))
 		return 0;
 	return setns(netns_fd, CLONE_NEWNET) < 0 ? -errno : 1;
 }
@@ -75,6 +81,74 @@ int netns_socket(struct hot *hot, int netns_fd, int domain, int type, int protoc
 		fd = -errno;
 	leave(hot, entered);
 	return fd;
+}
+
+static bool is_stock_of(const struct stock *stock, const struct stat *st, int domain)
+{
+	return stock->domain == domain && stock->ino == st->st_ino && stock->dev == st->st_dev;
+}
+
+/* The stock of a namespace; one that has none gets an empty one, if a place is free, and NULL this time. */
+static struct stock *stock_of(struct hot *hot, const struct stat *st, int domain)
+{
+	struct stock *free_place = NULL;
+
+	if (!hot->sweeps || is_home(hot, st))
+		return NULL;
+	for (struct stock *stock = hot->stocks; stock < hot->stocks + STOCKS; stock++) {
+		if (is_stock_of(stock, st, domain)) {
+			stock->used = true;
+			return stock;
+		}
+		if (stock->domain == 0)
+			free_place = stock;
+	}
+	if (free_place != NULL)
+		*free_place = (struct stock){.dev = st->st_dev, .ino = st->st_ino, .domain = domain, .used = true};
+	return NULL;
+}
+
+int netns_tcp_socket(struct hot *hot, int netns_fd, int domain)
+{
+	const int type = SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC;
+	struct stock *stock;
+	struct stat st;
+	int fd, extra;
+
+	/* Each time, as in enter(). A stock's own sockets keep its namespace, so its number can't be another's by now. */
+	if (fstat(netns_fd, &st) < 0)
+		return -errno;
+	stock = stock_of(hot, &st, domain);
+	if (stock == NULL)
+		return netns_socket(hot, netns_fd, domain, type, IPPROTO_TCP);
+	if (stock->count > 0)
+		return stock->fds[--stock->count];
+	if (setns(netns_fd, CLONE_NEWNET) < 0)
+		return -errno;
+	fd = socket(domain, type, IPPROTO_TCP);
+	if (fd < 0)
+		fd = -errno;
+	while (fd >= 0 && stock->count < STOCK_SOCKETS && (extra = socket(domain, type, IPPROTO_TCP)) >= 0)
+		stock->fds[stock->count++] = extra;
+	leave(hot, 1);
+	return fd;
+}
+
+int netns_sweep(struct hot *hot, bool all)
+{
+	int left = 0;
+
+	for (struct stock *stock = hot->stocks; stock < hot->stocks + STOCKS; stock++) {
+		if (!all && stock->used) {
+			stock->used = false;
+			left += stock->count;
+			continue;
+		}
+		while (stock->count > 0)
+			close(stock->fds[--stock->count]);
+		stock->domain = 0;
+	}
+	return left;
 }
 
 /* openNetns(path): fd or -errno; EINVAL when the path is no network namespace. */

@@ -122,8 +122,7 @@ static int tag_client(struct hot *hot, int fd, const uint8_t ip[16], int port)
 
 static int dial(struct hot *hot, int netns_fd, int family, const struct bytes *client, int client_port)
 {
-	int fd = netns_socket(hot, netns_fd, family == 6 ? AF_INET6 : AF_INET,
-			      SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, IPPROTO_TCP);
+	int fd = netns_tcp_socket(hot, netns_fd, family == 6 ? AF_INET6 : AF_INET);
 	int error;
 
 	if (fd < 0)
@@ -174,6 +173,21 @@ static int bind_listener(int fd, int family, int port, int flags)
 		return error;
 	in6.sin6_addr = loopback ? in6addr_loopback : in6addr_any;
 	return bind(fd, (struct sockaddr *)&in6, sizeof(in6)) < 0 ? -errno : 0;
+}
+
+/*
+ * sweepSockets(all): closes the sockets made ahead in namespaces that nobody dialled in since the last call (1: in all).
+ * The first call is the caller's promise of more: sockets are made ahead from then on. @returns how many are left.
+ */
+napi_value js_sweep_sockets(napi_env env, napi_callback_info info)
+{
+	struct call call;
+	int all;
+
+	if (!call_begin(env, info, "sweepSockets", &call) || !arg_int(&call, 0, 0, 1, &all))
+		return NULL;
+	call.hot->sweeps = true;
+	return result_int(env, netns_sweep(call.hot, all == 1));
 }
 
 /*

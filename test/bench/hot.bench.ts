@@ -49,6 +49,7 @@ function measureAll(netnsFd: number, homeFd: number): void {
     console.log('no maps: run under hot-maps to measure records and tags');
     return;
   }
+  hot.sweepSockets(0);
   hot.init({ originalDestinationFd: 10, clientAddressFd: 11 });
   const client = { ip: parseIp('192.0.2.9'), port: parsePort(40_001) };
   if (client.ip === undefined || client.port === undefined) throw new RangeError('no such client');

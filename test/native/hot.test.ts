@@ -186,6 +186,50 @@ void describe('what goes wrong', () => {
     assert.equal(openFds(), before);
   });
 
+  void it('keeps no socket made ahead in a namespace whose pod has gone, nor after the thread', async (t) => {
+    const pod = namespace(t, hot);
+    hot.sweepSockets(0);
+    const before = openFds();
+    for (let i = 0; i < 3; i++) hot.closeFd(hot.dial(pod.fd, 4, null, 0));
+    assert.ok(openFds() > before);
+    hot.sweepSockets(1);
+    assert.equal(openFds(), before);
+    const source = `
+      const { workerData } = require('node:worker_threads');
+      const hot = require(workerData.addon);
+      hot.sweepSockets(0);
+      for (let i = 0; i < 3; i++) hot.closeFd(hot.dial(workerData.fd, 4, null, 0));`;
+    const addon = new URL('../../native/hot/build/Release/hot.node', import.meta.url).pathname;
+    const thread = new Worker(source, { eval: true, workerData: { addon, fd: pod.fd } });
+    await once(thread, 'exit');
+    assert.equal(openFds(), before);
+  });
+
+  void it('makes sockets ahead while dials keep coming, each in its own namespace, and keeps none that nobody wants', async (t) => {
+    const home = ownNetns();
+    const pods = [namespace(t, hot), namespace(t, hot)] as const;
+    const server = await greeter(must(hot.listen(pods[0].fd, 4, 61_006, BACKLOG, 0), 'listen'));
+    t.after(server.close);
+    const before = openFds();
+    hot.sweepSockets(0);
+    t.after(() => hot.sweepSockets(1));
+    const dialled = Array.from({ length: 20 }, (_, i) =>
+      must(hot.dial(pods[i % 2 === 0 ? 0 : 1].fd, 4, null, 0), 'dial'),
+    );
+    assert.equal(ownNetns(), home);
+    assert.equal(new Set(dialled).size, 20);
+    const ahead = hot.sweepSockets(0);
+    assert.ok(ahead > 0, 'no socket was made ahead');
+    assert.equal(openFds(), before + 20 + ahead);
+    const answers = await Promise.all(dialled.map((fd) => greeting(fd, '127.0.0.1', 61_006)));
+    assert.deepEqual(
+      answers,
+      dialled.map((_, i) => (i % 2 === 0 ? 'hello' : 'ECONNREFUSED')),
+    );
+    assert.equal(hot.sweepSockets(0), 0, 'nobody dialled since');
+    assert.ok(openFds() <= before + 20);
+  });
+
   void it('aborts rather than going on in a foreign namespace', (t) => {
     const pod = namespace(t, hot);
     // The addon's own copy of its home is closed under it, so that the way back fails.
@@ -219,6 +263,7 @@ void describe('what goes wrong', () => {
       socketCookie: [0],
       dupFd: [0],
       closeFd: [99_999],
+      sweepSockets: [0],
       addresses: [0],
       tcpSockets: [0, 10],
       destroySocket: [0],
