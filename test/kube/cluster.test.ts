@@ -5,8 +5,39 @@ import { after, before, describe, it } from 'node:test';
 import { until } from '../support/wait.ts';
 import { abandoned } from './abandoned.ts';
 import { KubeCluster } from './kit/cluster.ts';
+import { APPS_IMAGE } from './kit/images.ts';
 import { pod, service } from './kit/objects.ts';
 import { Shell } from './kit/shell.ts';
+
+const SERVE = ['/labapp', 'serve', 'http', '::', '8080'];
+
+/** Each kind of probe that needs nothing of the app. */
+const PROBED = {
+  apiVersion: 'apps/v1',
+  kind: 'Deployment',
+  metadata: { name: 'probed', namespace: 'shop' },
+  spec: {
+    replicas: 2,
+    selector: { matchLabels: { app: 'probed' } },
+    template: {
+      metadata: { labels: { app: 'probed' } },
+      spec: {
+        terminationGracePeriodSeconds: 0,
+        containers: [
+          {
+            name: 'app',
+            image: APPS_IMAGE,
+            imagePullPolicy: 'Never',
+            command: SERVE,
+            startupProbe: { exec: { command: ['/bin/true'] }, periodSeconds: 1 },
+            readinessProbe: { httpGet: { port: 8080, path: '/' }, periodSeconds: 1 },
+            livenessProbe: { tcpSocket: { port: 8080 }, periodSeconds: 1 },
+          },
+        ],
+      },
+    },
+  },
+};
 
 describe('a cluster of two nodes', () => {
   let cluster: KubeCluster;
@@ -22,13 +53,13 @@ describe('a cluster of two nodes', () => {
         name: 'server',
         namespace: 'shop',
         node: 'node-2',
-        command: ['/labapp', 'serve', 'http', '::', '8080'],
+        command: SERVE,
       }),
       pod({
         name: 'near',
         namespace: 'shop',
         node: 'node-1',
-        command: ['/labapp', 'serve', 'http', '::', '8080'],
+        command: SERVE,
       }),
       service({ name: 'web', namespace: 'shop', pods: 'server', port: 80, targetPort: 8080 }),
       service({ name: 'close-by', namespace: 'shop', pods: 'near', port: 80, targetPort: 8080 }),
@@ -78,6 +109,17 @@ describe('a cluster of two nodes', () => {
       'nc -w 5 $KUBERNETES_SERVICE_HOST 443 </dev/null && echo reached',
     ]);
     assert.match(asked.stdout, /reached/, asked.stderr);
+  });
+
+  it('forwards ports, probes pods and rolls a Deployment out', async () => {
+    const { controlPlane } = cluster;
+    await controlPlane.apply(PROBED);
+    await controlPlane.kubectl(['rollout', 'status', '-n', 'shop', 'deployment/probed', '--timeout=60s']);
+    const forward = await controlPlane.startKubectl(['port-forward', '-n', 'shop', 'pod/server', ':8080']);
+    const [, port] = await forward.waitForOutput(/Forwarding from 127\.0\.0\.1:(\d+)/);
+    const answer = await fetch(`http://127.0.0.1:${port ?? ''}/`);
+    assert.match(await answer.text(), /^name=/);
+    await forward.kill();
   });
 
   it('shows a pod with hostPID its node: processes, the kubelet’s cgroups, a bpffs of its own', async () => {

@@ -7,6 +7,7 @@ import { randomBytes } from 'node:crypto';
 import { existsSync, readdirSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { z } from 'zod';
 import type { Capture } from '../lab/kit/capture.ts';
 import { REPOSITORY } from '../lab/kit/tools.ts';
 import { claim, command, detail, failedClaims, heading, progress, say } from '../lab/terminal.ts';
@@ -21,6 +22,9 @@ const HBONE = 15_008;
 const APP = 8080;
 const OVERLAY = join(REPOSITORY, 'manifests/overlays/dev');
 const isKept = process.env['KEEP'] === '1';
+
+const LogRecord = z.record(z.string(), z.unknown());
+type LogRecord = z.infer<typeof LogRecord>;
 
 interface Stage {
   readonly cluster: KubeCluster;
@@ -47,8 +51,13 @@ async function demo(cluster: KubeCluster): Promise<Stage> {
   await progress('three pods and a Service', async () => {
     await cluster.controlPlane.apply(
       ...namespaces,
-      pod({ name: 'client', namespace: 'shop', node: 'node-1' }),
-      pod({ name: 'server', namespace: 'shop', node: 'node-2', command: serve }),
+      ...['client', 'server'].map((name) => ({
+        apiVersion: 'v1',
+        kind: 'ServiceAccount',
+        metadata: { name, namespace: 'shop' },
+      })),
+      pod({ name: 'client', namespace: 'shop', node: 'node-1', serviceAccount: 'client' }),
+      pod({ name: 'server', namespace: 'shop', node: 'node-2', serviceAccount: 'server', command: serve }),
       pod({ name: 'stranger', namespace: 'elsewhere', node: 'node-1' }),
       service({ name: 'web', namespace: 'shop', pods: 'server', port: 80, targetPort: APP }),
     );
@@ -107,6 +116,31 @@ async function overTls(stage: Stage): Promise<void> {
     claim(`the capture at ${point} finds no clear text`, !found);
   const records = (await wire.tls(HBONE)).get('bridge')?.applicationData ?? 0;
   claim(`but ${records} TLS records to and from port ${HBONE}`, records > 0);
+  for (const direction of ['outbound', 'inbound'] as const) {
+    const record = await accessRecord(stage, direction);
+    const proven = [record['src.identity'], record['dst.identity']].map(String);
+    const wanted = ['client', 'server'].map((name) => `spiffe://cluster.local/ns/shop/sa/${name}`);
+    claim(
+      `the ${direction} access record has both identities: ${proven.join(' → ')}`,
+      record['reason'] === 'OK' && proven.join() === wanted.join(),
+      JSON.stringify(record),
+    );
+  }
+}
+
+/** What a daemon logged of the last connection in that direction. */
+async function accessRecord(stage: Stage, direction: 'outbound' | 'inbound'): Promise<LogRecord> {
+  const labels = 'app.kubernetes.io/name=culvert,app.kubernetes.io/component=daemon';
+  const words = ['logs', '-n', 'culvert-system', '-l', labels, '--tail=500'];
+  return until(`the ${direction} access record`, async () => {
+    const lines = (await stage.cluster.controlPlane.kubectl(words)).split('\n');
+    const records = lines.flatMap((line) =>
+      line.startsWith('{') ? [LogRecord.parse(JSON.parse(line))] : [],
+    );
+    return records.findLast(
+      (record) => record['direction'] === direction && record['dst.identity'] !== undefined,
+    );
+  });
 }
 
 /** The published state of both pods, as peers read it. */

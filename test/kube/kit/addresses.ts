@@ -8,6 +8,8 @@ export const ADDRESSES = {
   serviceCidr: '10.96.0.0/16',
   /** `kubernetes.default`. */
   apiService: '10.96.0.1',
+  /** `kube-dns`, which has no pods: names fail at once. */
+  dnsService: '10.96.0.10',
 } as const;
 
 export const API_PORT = 6443;

@@ -4,6 +4,7 @@ import { z } from 'zod';
 import { Capture } from '../../lab/kit/capture.ts';
 import type { CapturePoint } from '../../lab/kit/capture.ts';
 import { until } from '../../support/wait.ts';
+import { ADDRESSES } from './addresses.ts';
 import { ControlPlane } from './control-plane.ts';
 import type { ControlPlaneOptions } from './control-plane.ts';
 import { testImages } from './images.ts';
@@ -37,6 +38,7 @@ export class KubeCluster implements AsyncDisposable {
         KubeNode.start(controlPlane, { index: at + 1, count, rootfs: lower, images });
       const [nodes] = await Promise.all([Promise.all(Array.from({ length: count }, start)), controllers]);
       const cluster = new KubeCluster(controlPlane, nodes);
+      await controlPlane.api.must('POST', '/api/v1/namespaces/kube-system/services', { body: KUBE_DNS });
       await Promise.all(nodes.map((node) => cluster.waitReady(node)));
       return cluster;
     } catch (error) {
@@ -97,3 +99,18 @@ export class KubeCluster implements AsyncDisposable {
     await this.controlPlane[Symbol.asyncDispose]();
   }
 }
+
+/** There is no DNS in the cluster. With a Service that has no pods a lookup is refused at once, instead of lost. */
+const KUBE_DNS = {
+  apiVersion: 'v1',
+  kind: 'Service',
+  metadata: { name: 'kube-dns' },
+  spec: {
+    clusterIP: ADDRESSES.dnsService,
+    selector: { 'k8s-app': 'kube-dns' },
+    ports: [
+      { name: 'dns', port: 53, protocol: 'UDP' },
+      { name: 'dns-tcp', port: 53, protocol: 'TCP' },
+    ],
+  },
+};

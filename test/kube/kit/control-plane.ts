@@ -4,6 +4,7 @@
  * that is the API server's (list and watch, RBAC, admission policies, dry runs, CSRs), while nothing is garbage
  * collected, no namespace ends and no pod is scheduled.
  */
+import { randomBytes } from 'node:crypto';
 import { chmodSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { ip } from '../../lab/kit/net.ts';
@@ -157,6 +158,14 @@ export class ControlPlane implements AsyncDisposable {
     const { code, stdout, stderr } = await this.tryKubectl(words, options);
     if (code === 0) return stdout;
     throw new Error(`kubectl ${words.join(' ')}: exit ${code ?? '?'}\n${stderr}${stdout}`);
+  }
+
+  /** A kubectl that goes on (port-forward, logs -f, a watch); what it prints is in its log file. Kill it when done. */
+  startKubectl(words: readonly string[]): Promise<KubeProcess> {
+    const logFile = this.home.logFile(`kubectl-${words[0] ?? ''}-${randomBytes(4).toString('hex')}`);
+    const env = { ...process.env, KUBECONFIG: this.kubeconfig };
+    const argv = [this.#multi, 'kubectl', ...words];
+    return KubeProcess.start(argv, { cgroup: this.home.cgroupOf('tools'), logFile, env });
   }
 
   /** Applies objects. @throws Error with kubectl's words. */

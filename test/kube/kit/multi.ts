@@ -57,7 +57,18 @@ async function build(
   ldflags: string,
   more: readonly string[] = [],
 ): Promise<void> {
-  const argv = ['go', 'build', '-trimpath', ...more, '-ldflags', ldflags, '-o', target, what];
+  const argv = [
+    'go',
+    'build',
+    '-trimpath',
+    '-buildvcs=false',
+    ...more,
+    '-ldflags',
+    ldflags,
+    '-o',
+    target,
+    what,
+  ];
   const env = { ...(await goEnvironment()), CGO_ENABLED: '0' };
   const { code, stderr } = await run(argv, { cwd: MODULE, env, timeoutMs: BUILD_TIMEOUT_MS });
   if (code !== 0) throw new Error(`go build ${what}: exit ${code ?? '?'}\n${stderr}`);

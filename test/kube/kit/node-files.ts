@@ -77,8 +77,8 @@ function kubeletConfiguration(): object {
       x509: { clientCAFile: `${INSIDE}/ca.crt` },
     },
     authorization: { mode: 'Webhook' },
-    // There is no cluster DNS: pods have Service addresses and environment variables.
     clusterDomain: 'cluster.local',
+    clusterDNS: [ADDRESSES.dnsService],
     resolvConf: `${INSIDE}/resolv.conf`,
     failSwapOn: false,
     serializeImagePulls: false,
