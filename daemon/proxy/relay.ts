@@ -39,6 +39,8 @@ class TwoEnds implements Relay {
   #reason: Reason = 'OK';
   #detail: string | undefined;
   #closed = 0;
+  /** One side has ended and wants no more: what the other has not said yet is lost on its account. */
+  #leftFirst: Reason | undefined;
   #silence: NodeJS.Timeout | undefined;
 
   constructor(a: Duplex, b: Duplex, options: RelayOptions) {
@@ -100,14 +102,20 @@ class TwoEnds implements Relay {
       const failure = end.errored ?? undefined;
       if (failure !== undefined || !from.hasEnded || isAborted(end)) this.#broke(end, reason, failure);
       // It has said all, and wants no more: the other side gets what is still on its way to it.
-      else if (!to.hasEnded) closeWhenFinished(to.source);
+      else if (!to.hasEnded) {
+        this.#leftFirst = reason;
+        closeWhenFinished(to.source);
+      }
       this.#oneClosed();
     });
   }
 
   #broke(end: Duplex, reason: Reason, failure: Error | undefined): void {
     const lost = kindOf(end) === 'stream' && isTunnelLost(end, failure);
-    this.cut(lost ? 'TUNNEL_LOST' : reason, failure === undefined ? undefined : describe(failure));
+    this.cut(
+      lost ? 'TUNNEL_LOST' : (this.#leftFirst ?? reason),
+      failure === undefined ? undefined : describe(failure),
+    );
   }
 
   #oneClosed(): void {

@@ -1,11 +1,13 @@
 import { strict as assert } from 'node:assert';
 import { createHash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
+import { constants } from 'node:http2';
+import type { Http2Stream } from 'node:http2';
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { test } from 'node:test';
 import { relay } from '../../daemon/proxy/relay.ts';
-import type { Relay } from '../../daemon/proxy/seams.ts';
+import type { Relay, RelayResult } from '../../daemon/proxy/seams.ts';
 import { echo, openWire, socketPair } from './hbone.kit.ts';
 import type { Wire } from './hbone.kit.ts';
 
@@ -268,3 +270,26 @@ test('two plain sockets are relayed alike: late reply, reset', async () => {
   assert.equal(await broken, 'ECONNRESET');
   assert.equal((await cut.done).reason, 'UPSTREAM_RESET');
 });
+
+test('a client that has sent all and then cancels is named, not the app that it does not listen to', async () => {
+  await using wire = await openWire();
+  const app = await socketPair();
+  app.near.on('error', () => undefined).resume();
+  const ended = Promise.withResolvers<RelayResult>();
+  wire.onConnect = (connect) => {
+    void relay(connect.accept(), app.far, { halfClosedTimeoutMs: 60_000 }).done.then(ended.resolve);
+  };
+  const opened = await wire.tunnels.open(wire.request());
+  assert.ok(opened.ok && isHttp2(opened.stream));
+  opened.stream.on('error', () => undefined);
+  opened.stream.write('hello');
+  app.near.write('hi');
+  await once(opened.stream, 'data');
+  // As a ztunnel that dies does to its streams.
+  opened.stream.close(constants.NGHTTP2_CANCEL);
+  assert.equal((await ended.promise).reason, 'CLIENT_RESET');
+});
+
+function isHttp2(stream: Duplex): stream is Duplex & Http2Stream {
+  return 'rstCode' in stream;
+}
