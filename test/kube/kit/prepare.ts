@@ -13,7 +13,7 @@ for (const line of lacks) console.error(`missing: ${line}`);
 if (lacks.length > 0) process.exit(1);
 if (!existsSync(cachedPath(multiRecipe)))
   say(
-    `Kubernetes ${kubernetesVersion()} is built now, once on this machine: 6 minutes on two idle cores, 2 GB of disk`,
+    `Kubernetes ${kubernetesVersion()} is built now, once on this machine: 6 minutes on two idle cores, 4 GB of disk`,
   );
 await progress(`Kubernetes ${kubernetesVersion()}, one binary`, multi);
 await progress('a wrapper for runc', runcWrapper);
