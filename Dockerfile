@@ -46,6 +46,22 @@ RUN set -eu; mkdir /out; cd /out; \
     printf 'root:x:0:\nculvert:x:65532:\n' >etc/group; \
     printf 'hosts: files dns\n' >etc/nsswitch.conf
 
+# The load of the benchmark job, and what runs it: an image of its own, with the same node.
+FROM build AS load
+COPY native/image.ts native/
+COPY test/bench/load.c test/bench/
+COPY test/kube/bench test/kube/bench
+RUN node --disable-warning=ExperimentalWarning native/image.ts /ours/opt/culvert test/kube/bench \
+ && printf '{"type":"module"}\n' >/ours/opt/culvert/package.json \
+ && mkdir -p /ours/usr/local/bin && gcc -O2 -Wall -Wextra -o /ours/usr/local/bin/load test/bench/load.c
+FROM scratch AS bench
+COPY --from=build /out /
+COPY --from=load /ours /
+ENV PATH=/usr/local/bin
+USER 65532:65532
+ENTRYPOINT ["node", "/opt/culvert/test/kube/bench/main.js"]
+
+FROM build AS ours
 COPY LICENSE ./
 COPY native/bpf/prebuilt native/bpf/prebuilt
 COPY native/image.ts native/
@@ -61,7 +77,7 @@ LABEL org.opencontainers.image.title="culvert" \
       org.opencontainers.image.version="${VERSION}"
 # Two layers: an upgrade that brings the same node pulls the second one only.
 COPY --from=build /out /
-COPY --from=build /ours /
+COPY --from=ours /ours /
 # As daemon/cli/culvert has them, and for its reasons. A compile cache saves nothing here: there are no types to strip.
 ENV PATH=/usr/local/bin MALLOC_ARENA_MAX=2 \
     NODE_OPTIONS="--disable-warning=ExperimentalWarning --max-semi-space-size=4"

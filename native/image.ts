@@ -1,6 +1,7 @@
 /**
  * What the image ships of this checkout: our code without its types, and the packages without what only their
- * developers read. Runs in the Dockerfile, on the pinned node: `node native/image.ts FOLDER`.
+ * developers read. Runs in the Dockerfile, on the pinned node: `node native/image.ts TARGET`, or, for other code alone,
+ * `node native/image.ts TARGET FOLDER…`.
  *
  * Types are stripped here because node's own stripper, which development uses, stays resident with some 40 MB. It
  * writes blanks over types, so that every line and column of a stack trace is the source's.
@@ -41,12 +42,16 @@ export function isShipped(file: string): boolean {
 
 /** Writes all of it below `target`. @throws Error when a file of ours would import one that is not there. */
 export function assemble(target: string): void {
-  for (const folder of CODE)
-    for (const file of filesBelow(path.join(ROOT, folder)))
-      if (file.endsWith('.ts')) ship(path.join(folder, file), target);
+  shipCode(CODE, target);
   for (const one of AS_IS) cpSync(path.join(ROOT, one), path.join(target, one), { recursive: true });
   for (const file of filesBelow(path.join(ROOT, 'node_modules')))
     if (isShipped(file)) copy(path.join('node_modules', file), target);
+}
+
+function shipCode(folders: readonly string[], target: string): void {
+  for (const folder of folders)
+    for (const file of filesBelow(path.join(ROOT, folder)))
+      if (file.endsWith('.ts')) ship(path.join(folder, file), target);
 }
 
 function ship(file: string, target: string): void {
@@ -82,5 +87,8 @@ function filesBelow(folder: string): readonly string[] {
     .sort();
 }
 
-const [, self, target] = process.argv;
-if (self === import.meta.filename && target !== undefined) assemble(target);
+const [, self, target, ...folders] = process.argv;
+if (self === import.meta.filename && target !== undefined) {
+  if (folders.length === 0) assemble(target);
+  else shipCode(folders, target);
+}

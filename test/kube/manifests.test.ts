@@ -1,10 +1,12 @@
 /** The manifests as they are: no wider than they say, and accepted by a real API server, every one of them. */
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
+import path from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { KNOB_NAMES, envOf, parseConfig } from '../../daemon/config.ts';
+import { must } from '../support/run.ts';
 import { ControlPlane } from './kit/control-plane.ts';
-import { ROOTS, at, entries, find, list, pathOf, render, text, texts } from './manifests.ts';
+import { BENCH, ROOTS, at, entries, find, list, pathOf, render, text, texts } from './manifests.ts';
 import type { Manifest, Root } from './manifests.ts';
 
 const OWN = 'culvert-system';
@@ -18,7 +20,7 @@ const DOWNWARD = {
 
 const rendered = new Map<Root, readonly Manifest[]>();
 before(async () => {
-  for (const root of ROOTS) rendered.set(root, await render(root));
+  for (const root of [...ROOTS, BENCH] as const) rendered.set(root, await render(root));
 });
 const objectsOf = (root: Root): readonly Manifest[] => rendered.get(root) ?? [];
 const podSpec = (root: Root, kind: string, name: string): unknown =>
@@ -211,17 +213,23 @@ describe('culvert-ca', () => {
   });
 });
 
+describe('make kind', () => {
+  it('has a script that shellcheck finds nothing in', async () => {
+    await must(['shellcheck', path.join(import.meta.dirname, 'kind.sh')]);
+  });
+});
+
 describe('a real API server', () => {
   let cluster: ControlPlane;
   before(async () => {
     cluster = await ControlPlane.start();
     // A dry run makes no namespace for the objects in it.
-    for (const name of [OWN, 'cert-manager'])
+    for (const name of [OWN, 'cert-manager', 'culvert-bench'])
       await cluster.apply({ apiVersion: 'v1', kind: 'Namespace', metadata: { name } });
   });
   after(() => cluster[Symbol.asyncDispose]());
 
-  for (const root of ROOTS)
+  for (const root of [...ROOTS, BENCH] as const)
     it(`takes every object of ${root} (server-side dry run)`, async () => {
       const out = await cluster.kubectl(['apply', '--server-side', '--dry-run=server', '-k', pathOf(root)]);
       assert.equal(out.trim().split('\n').length, objectsOf(root).length);

@@ -5,9 +5,11 @@ import { must } from '../support/run.ts';
 import { multi } from './kit/multi.ts';
 
 const MANIFESTS = path.join(import.meta.dirname, '../../manifests');
-/** Every folder that people apply. */
+/** Every folder that people apply to get Culvert. */
 export const ROOTS = ['base', 'overlays/dev', 'overlays/kind', 'overlays/cert-manager'] as const;
-export type Root = (typeof ROOTS)[number];
+/** To be applied to a cluster that has it. */
+export const BENCH = 'overlays/bench';
+export type Root = (typeof ROOTS)[number] | typeof BENCH;
 
 export interface Manifest {
   readonly kind: string;

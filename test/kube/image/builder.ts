@@ -22,7 +22,17 @@ import { lock } from '../kit/lock.ts';
 const ROOT = path.join(import.meta.dirname, '../../..');
 const CACHE = path.join(homedir(), '.cache/culvert/image');
 /** What the Dockerfile copies; a change of any of it is another image. */
-const INPUTS = ['Dockerfile', '.npmrc', 'LICENSE', 'package.json', 'package-lock.json', 'daemon', 'native'];
+const INPUTS = [
+  'Dockerfile',
+  '.npmrc',
+  'LICENSE',
+  'package.json',
+  'package-lock.json',
+  'daemon',
+  'native',
+  'test/bench/load.c',
+  'test/kube/bench',
+];
 const NOT_INPUTS = /^native\/hot\/build(?:\/|$)/;
 const SUITE = 'bookworm';
 const MIRROR = 'http://deb.debian.org/debian';
