@@ -4,6 +4,7 @@
  */
 import { watch } from 'node:fs';
 import type { FSWatcher } from 'node:fs';
+import { flushCompileCache } from 'node:module';
 import path from 'node:path';
 import { workerData } from 'node:worker_threads';
 import type { MessagePort } from 'node:worker_threads';
@@ -125,6 +126,8 @@ class EnrolmentThread {
     this.#watchCgroups();
     this.#lookAround();
     this.#enrolment.start(adopted);
+    // Now, not at the end: a daemon that is killed has no orderly one.
+    flushCompileCache();
     this.#tell({ type: 'started' });
   }
 
