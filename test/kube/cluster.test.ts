@@ -86,13 +86,14 @@ describe('a cluster of two nodes', () => {
   });
 
   it('carries a request between pods on two nodes, seen on the bridge, from the pod’s own address', async () => {
-    await using wire = await cluster.capture([cluster.bridge], 'tcp');
+    const inPod = cluster.node(1).podCapturePoint('client', await shell.uid('client'));
+    await using wire = await cluster.capture([cluster.bridge, inPod], 'tcp');
     const marker = randomBytes(32);
     const [from, to] = [await shell.ip('client'), await shell.ip('server')];
     const reply = await shell.request('client', to, 8080, marker);
     assert.equal(reply.status, 200);
     assert.ok(reply.peer.includes(from), reply.peer);
-    assert.deepEqual(await wire.seenAt(marker), ['bridge']);
+    assert.deepEqual(await wire.seenAt(marker), ['bridge', 'pod client']);
   });
 
   it('translates Service addresses, to another node and to the same', async () => {
@@ -140,15 +141,7 @@ describe('a cluster of two nodes', () => {
     assert.match(stdout, /\/proc\/\d+\/comm/);
     assert.match(stdout, /^besteffort$/m);
     assert.match(stdout, /\/sys\/fs\/bpf bpf/);
-    const uid = await cluster.controlPlane.kubectl([
-      'get',
-      'pod',
-      '-n',
-      'shop',
-      'near',
-      '-o',
-      'jsonpath={.metadata.uid}',
-    ]);
+    const uid = await shell.uid('near');
     const own = await shell.exec('host', [
       '/bin/sh',
       '-c',

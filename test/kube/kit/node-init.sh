@@ -40,7 +40,6 @@ set_up_network() {
   ip route add unreachable "$pod_cidr" metric 4096
   while read -r cidr via; do ip route add "$cidr" via "$via"; done <$given/routes
   sysctl -qw net.ipv4.ip_forward=1 net.ipv4.tcp_congestion_control=reno
-  sysctl -qw net.bridge.bridge-nf-call-iptables=1 || true
 }
 
 # keep NAME WORDS...: runs it for as long as the node lives.

@@ -2,7 +2,15 @@
  * A node: network, mount, pid, UTS, IPC and cgroup namespaces of its own on this kernel, with a real containerd,
  * kubelet and kube-proxy. Its cgroup is the root of its /sys/fs/cgroup and has no controllers: no limits, no OOM.
  */
-import { copyFileSync, linkSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import {
+  copyFileSync,
+  existsSync,
+  linkSync,
+  mkdirSync,
+  readFileSync,
+  readdirSync,
+  writeFileSync,
+} from 'node:fs';
 import { basename, join } from 'node:path';
 import { ip } from '../../lab/kit/net.ts';
 import type { CapturePoint } from '../../lab/kit/capture.ts';
@@ -77,6 +85,24 @@ export class KubeNode {
   /** Its uplink, for a capture. */
   get capturePoint(): CapturePoint {
     return { name: this.name, netns: this.netns, device: 'eth0' };
+  }
+
+  /** Processes of a pod as this machine sees them, the sandbox's among them; none when it is not here. */
+  podPids(uid: string): number[] {
+    const roots = ['', 'burstable', 'besteffort'].map((qos) =>
+      join(this.cgroup, 'kubepods', qos, `pod${uid}`),
+    );
+    const containers = roots.flatMap((root) => (existsSync(root) ? subfolders(root) : []));
+    return containers.flatMap((folder) =>
+      readFileSync(join(folder, 'cgroup.procs'), 'utf8').split('\n').filter(Boolean).map(Number),
+    );
+  }
+
+  /** Inside a pod of this node, for a capture. @throws Error when it has no process. */
+  podCapturePoint(name: string, uid: string): CapturePoint {
+    const [pid] = this.podPids(uid);
+    if (pid === undefined) throw new Error(`${name} (${uid}) has no process on ${this.name}`);
+    return { name: `pod ${name}`, netns: `/proc/${pid}/ns/net`, device: 'eth0' };
   }
 
   /** Runs a program of the node's file system in all of its namespaces. @throws Error with its stderr when it fails. */
@@ -163,6 +189,11 @@ async function startInit(
   // The starter is no process of the node: it must not show in its root group.
   writeFileSync(join(controlPlane.home.cgroupOf('tools'), 'cgroup.procs'), String(starter.pid));
   return pid;
+}
+
+function subfolders(folder: string): string[] {
+  const entries = readdirSync(folder, { withFileTypes: true });
+  return entries.filter((entry) => entry.isDirectory()).map(({ name }) => join(folder, name));
 }
 
 function linkOrCopy(from: string, to: string): void {

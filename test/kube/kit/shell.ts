@@ -28,6 +28,11 @@ export class Shell {
     return this.#kubectl(['get', 'pod', pod, '-o', 'jsonpath={.status.podIP}']);
   }
 
+  /** A pod's UID: the name of its cgroup. */
+  uid(pod: string): Promise<string> {
+    return this.#kubectl(['get', 'pod', pod, '-o', 'jsonpath={.metadata.uid}']);
+  }
+
   /** A Service's address. */
   serviceIp(name: string): Promise<string> {
     return this.#kubectl(['get', 'service', name, '-o', 'jsonpath={.spec.clusterIP}']);
