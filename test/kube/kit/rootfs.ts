@@ -42,7 +42,7 @@ async function make(target: string): Promise<void> {
 }
 
 /** The first Debian archive among apt's sources, and the release's name. */
-async function debianMirror(): Promise<{ mirror: string; suite: string }> {
+export async function debianMirror(): Promise<{ mirror: string; suite: string }> {
   const format = '$(REPO_URI) $(RELEASE) $(ORIGIN) $(COMPONENT)';
   const lines = await must(['apt-get', 'indextargets', '--format', format, 'Created-By: Packages']);
   for (const line of lines.split('\n')) {
