@@ -37,7 +37,7 @@ export async function startDaemon(given: Config): Promise<void> {
   const presence = parts.use(
     new Presence({
       ...{ api, config, onProblem },
-      summary: () => report.summary(issued.sourceName, certificates.bundle?.hash),
+      summary: () => report.summary(issued.sourceName, certificates.bundle?.hash, certificates.issuers()),
       onRenew: (what) => certificates.renew(what),
     }),
   );

@@ -21,6 +21,7 @@ import { Heartbeats } from './heartbeats.ts';
 import { problemsOf } from './problems.ts';
 import type { AdminOptions } from './server.ts';
 import { nodeSummary } from './summary.ts';
+import type { SummaryParts } from './summary.ts';
 import { WorkloadIndex } from './workload-index.ts';
 
 export interface ReportOptions {
@@ -126,11 +127,12 @@ export class NodeReport {
     this.#options.log.info({ source, why }, 'a watch of the API was interrupted');
   }
 
-  /** What this node says of itself on its daemon's pod. `certSource` and `bundle`: where certificates come from. */
-  summary(certSource: string, bundle: string | undefined): string {
+  /** What this node says of itself on its daemon's pod. The rest says where certificates come from. */
+  summary(certSource: string, bundle: string | undefined, issuers: SummaryParts['issuers']): string {
     return nodeSummary({
       version: this.#options.version,
       bundle,
+      issuers,
       pods: this.#pods,
       certificates: this.#options.certificates.list().map((line) => ({
         ...certificateStatus(line),

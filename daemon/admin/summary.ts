@@ -6,6 +6,8 @@ export interface SummaryParts {
   readonly version: string;
   /** Hash of the roots in use, where they come from a bundle. */
   readonly bundle: string | undefined;
+  /** Certificates in use by the hash of their root: a rotation of the CA waits until none is of the old one. */
+  readonly issuers: Readonly<Record<string, number>>;
   readonly pods: readonly PodStatus[];
   readonly certificates: readonly (CertificateStatus & {
     readonly source: string;
@@ -20,10 +22,11 @@ const MAX_BYTES = 64 * 1024;
 const MAX_ERROR = 300;
 
 /** JSON of at most 64 KiB; `more` certificates did not fit. The same parts give the same text. */
-export function nodeSummary({ version, bundle, pods, certificates, left }: SummaryParts): string {
+export function nodeSummary(parts: SummaryParts): string {
+  const { version, bundle, issuers, pods, certificates, left } = parts;
   const counts: Record<string, number> = { labelled: pods.length, enrolled: 0 };
   for (const { state } of pods) counts[state] = (counts[state] ?? 0) + 1;
-  const head = { version, bundle: bundle ?? null, pods: counts, left };
+  const head = { version, bundle: bundle ?? null, issuers, pods: counts, left };
   let bytes = Buffer.byteLength(JSON.stringify(head)) + '"certificates":[],"more":1000000,'.length;
   const kept: object[] = [];
   for (const one of certificates.toSorted((a, b) => (a.identity < b.identity ? -1 : 1))) {
