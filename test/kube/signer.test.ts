@@ -7,15 +7,11 @@ import { systemClock } from '../../daemon/identity/clock.ts';
 import { makeKeyPair } from '../../daemon/identity/csr.ts';
 import { KubernetesCsr } from '../../daemon/identity/sources/kubernetes-csr.ts';
 import type { KubeClient } from '../../daemon/kube/client.ts';
-import { parseTrustDomain } from '../../daemon/mesh/ids.ts';
-import { WEB, commonName, san, uri } from '../identity/forge.ts';
+import { TRUST_DOMAIN, WEB, commonName, san, uri } from '../identity/forge.ts';
 import { oddCsr } from '../identity/signer/requests.ts';
 import { until } from '../support/wait.ts';
 import { at, list, text } from './manifests.ts';
 import { OWN, REQUESTS, SignerWorld, idOf } from './signer-world.ts';
-
-const trustDomain = parseTrustDomain('cluster.local');
-assert.ok(trustDomain);
 
 describe('culvert-ca', () => {
   let world: SignerWorld;
@@ -40,7 +36,10 @@ describe('culvert-ca', () => {
   it('makes its root, publishes it, and gives a daemon the identities of its node', async () => {
     await using csr = source(daemonA, 'node-a');
     const issued = await csr.issue(idOf('web'), 3_600_000, AbortSignal.timeout(60_000));
-    const verdict = verifyChain(issued.chainPem, issued.rootsPem, { trustDomain, nowMs: Date.now() });
+    const verdict = verifyChain(issued.chainPem, issued.rootsPem, {
+      trustDomain: TRUST_DOMAIN,
+      nowMs: Date.now(),
+    });
     assert.ok(verdict.ok, JSON.stringify(verdict));
     assert.equal(verdict.id, WEB);
     const bundle = await world.plane.api.must(

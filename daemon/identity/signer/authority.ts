@@ -40,6 +40,9 @@ export interface AuthorityOptions {
 const PAUSE_MS = 5_000;
 const SETTLE_MS = 2_000;
 const NO_CA = 'the CA has not been read yet';
+/** A new root in its place would be a rotation that nobody asked for, in the way of the Secret that is to come. */
+const GONE =
+  'Secret culvert-ca is gone: what signs now goes on; put the same CA there, or another one to rotate to it';
 
 /** `readIssuer`, remembered for one CA. */
 interface Known {
@@ -151,11 +154,11 @@ export class Authority implements AsyncDisposable {
     const { clock, trustDomain, onLook } = this.#options;
     this.#probe ??= await makeKeyPair();
     const secret = this.#secret.items.get(`${this.#options.namespace}/${CA_SECRET}`);
-    if (secret === undefined) return this.#first();
-    this.#desired = this.#read(secret.pems, this.#desired);
     await this.#readState();
-    const desired = this.#desired.ca;
-    if (typeof desired !== 'string') {
+    if (secret === undefined && this.#state === undefined) return this.#first();
+    this.#desired = secret === undefined ? undefined : this.#read(secret.pems, this.#desired);
+    const desired = this.#desired?.ca ?? GONE;
+    if (secret !== undefined && typeof desired !== 'string') {
       this.#state ??= await this.#begin(
         firstState(desired, await this.#store.publishedRoots(), clock.nowMs()),
       );
@@ -275,7 +278,11 @@ export class Authority implements AsyncDisposable {
     return typeof desired === 'string' ? desired : 'the new CA signs once every node trusts its root';
   }
 
-  async #tell(trustDomain: TrustDomain, secret: CaSecret, desired: SigningCa | string): Promise<void> {
+  async #tell(
+    trustDomain: TrustDomain,
+    secret: CaSecret | undefined,
+    desired: SigningCa | string,
+  ): Promise<void> {
     const world = typeof desired === 'string' ? undefined : this.#world(desired);
     const walk = world === undefined ? undefined : nextStep(world);
     const waiting: readonly Waiting[] = walk?.type === 'stay' ? walk.waiting : [];
@@ -284,9 +291,9 @@ export class Authority implements AsyncDisposable {
       state: this.#state,
       ca: this.#ca,
       desired,
-      isOurs: secret.madeFor !== undefined,
+      isOurs: secret?.madeFor !== undefined,
       requested: this.#requested(),
-      madeFor: secret.madeFor ?? '',
+      madeFor: secret?.madeFor ?? '',
       waiting,
       left: walk?.left ?? [],
     });

@@ -4,14 +4,23 @@ import type { KubeApi } from '../../kube/seams.ts';
 import type { Clock } from '../clock.ts';
 import { excerpt } from '../text.ts';
 import { Pace } from './pace.ts';
-import type { SigningRequest } from './request.ts';
 
-/** Requests are cluster-scoped: the API takes Events about such objects in this namespace only. */
-const PATH = '/apis/events.k8s.io/v1/namespaces/default/events';
+/** The API takes Events about cluster-scoped objects in this namespace only. */
+const CLUSTER_SCOPED = 'default';
 const PACE = { burst: 32, perSecond: 1, maxSources: 1, maxWaitMs: 0 };
 const MAX_IN_FLIGHT = 8;
 const MAX_NOTE = 1_000;
 const CONTROLLER = 'culvert.dev/ca';
+
+/** What an Event is about. */
+export interface Subject {
+  readonly apiVersion: string;
+  readonly kind: string;
+  readonly name: string;
+  readonly uid: string;
+  /** Left out where it has none. */
+  readonly namespace?: string;
+}
 
 export interface RefusalEventsOptions {
   readonly api: KubeApi;
@@ -30,22 +39,26 @@ export class RefusalEvents {
     this.#options = options;
   }
 
-  /** Says that `request` was denied or failed, unless too many have been said; conditions and metrics have them all. */
-  refused(request: SigningRequest, outcome: 'denied' | 'failed', reason: string, detail: string): void {
+  /** Says that `subject` was denied or failed, unless too many have been said; conditions and metrics have them all. */
+  refused(subject: Subject, outcome: 'denied' | 'failed', reason: string, detail: string): void {
     const { api, clock, onProblem } = this.#options;
     if (this.#inFlight >= MAX_IN_FLIGHT || !this.#pace.take('', clock.monotonicMs()).isReserved) return;
     this.#inFlight++;
+    const path = `/apis/events.k8s.io/v1/namespaces/${subject.namespace ?? CLUSTER_SCOPED}/events`;
     api
-      .request({ method: 'POST', path: PATH, body: this.#event(request, outcome, reason, detail) })
+      .request({ method: 'POST', path, body: this.#event(subject, outcome, reason, detail) })
       .catch((error: unknown) => onProblem(`an Event could not be written: ${excerpt(error)}`))
       .finally(() => this.#inFlight--);
   }
 
-  #event(request: SigningRequest, outcome: 'denied' | 'failed', reason: string, detail: string): unknown {
+  #event(subject: Subject, outcome: 'denied' | 'failed', reason: string, detail: string): unknown {
     return {
       apiVersion: 'events.k8s.io/v1',
       kind: 'Event',
-      metadata: { namespace: 'default', name: `culvert-ca.${randomBytes(8).toString('hex')}` },
+      metadata: {
+        namespace: subject.namespace ?? CLUSTER_SCOPED,
+        name: `culvert-ca.${randomBytes(8).toString('hex')}`,
+      },
       eventTime: new Date(this.#options.clock.nowMs()).toISOString().replace('Z', '000Z'),
       type: 'Warning',
       reason,
@@ -53,12 +66,7 @@ export class RefusalEvents {
       note: detail.slice(0, MAX_NOTE),
       reportingController: CONTROLLER,
       reportingInstance: this.#options.instance.slice(0, 128),
-      regarding: {
-        apiVersion: 'certificates.k8s.io/v1',
-        kind: 'CertificateSigningRequest',
-        name: request.name,
-        uid: request.uid,
-      },
+      regarding: subject,
     };
   }
 }

@@ -78,6 +78,7 @@ export function readIssuer(
   if (roots.length === 0) throw invalid('ca.crt is missing, and the last certificate of tls.crt is no root');
   if (!first.checkPrivateKey(key))
     throw invalid('tls.key is not the key of the first certificate of tls.crt');
+  if (!first.ca) throw invalid('the first certificate of tls.crt is no CA (basic constraints CA:TRUE)');
   const intermediates = [first, ...rest].filter((one) => !isRoot(one));
   const ca = {
     certificate: parseCertificate(first.raw),

@@ -41,7 +41,7 @@ export interface Asked {
 
 /** An honest request of the daemon on node a for shop/web, but for what `asked` says. */
 export function requestObject(keys: KeyPair, asked: Asked = {}): unknown {
-  const extra = {
+  const extra: Asked['extra'] = {
     'pod-name': ['culvert-a'],
     'pod-uid': ['uid-a'],
     'node-name': ['node-a'],

@@ -1,0 +1,161 @@
+/** What a change of roots does to the certificates of a node. */
+import assert from 'node:assert/strict';
+import { afterEach, beforeEach, describe, it } from 'node:test';
+import { bundleHash, trustBundle, unionOf } from '../../daemon/identity/bundle.ts';
+import type { TrustBundle } from '../../daemon/identity/bundle.ts';
+import { rootHash } from '../../daemon/identity/bundle.ts';
+import { readPem } from '../../daemon/identity/chain.ts';
+import { Certificates } from '../../daemon/identity/certificates.ts';
+import type { CertificateEvent } from '../../daemon/identity/events.ts';
+import { renewalSpread, renewalTime, retryDelay } from '../../daemon/identity/renewal.ts';
+import type { CertificateSource, IssuedCertificate } from '../../daemon/identity/sources/source.ts';
+import type { SpiffeId } from '../../daemon/mesh/ids.ts';
+import { issue, makeCa } from '../support/pki.ts';
+import type { TestCa } from '../support/pki.ts';
+import { FakeClock, settled } from './fake-clock.ts';
+import { NOW, TRUST_DOMAIN, id } from './forge.ts';
+
+const SECOND = 1_000;
+const MINUTE = 60 * SECOND;
+const HOUR = 60 * MINUTE;
+const old = makeCa();
+const fresh = makeCa();
+const hashOf = ({ certPem }: TestCa): string => readPem(certPem, 1).map(rootHash).join();
+const both = unionOf(old.certPem, fresh.certPem);
+
+/** A CA that rotates when told to. */
+class RotatingSource implements CertificateSource {
+  readonly name = 'rotating';
+  signer = old;
+  asked: { id: SpiffeId; atMs: number }[] = [];
+  bundle = trustBundle(old.certPem, hashOf(old));
+  #tell: (bundle: TrustBundle) => void = () => undefined;
+  readonly #clock: FakeClock;
+
+  constructor(clock: FakeClock) {
+    this.#clock = clock;
+  }
+  issue(wanted: SpiffeId, lifetimeMs: number): Promise<IssuedCertificate> {
+    const nowMs = this.#clock.nowMs();
+    this.asked.push({ id: wanted, atMs: this.#clock.monotonicMs() });
+    const options = { notBefore: new Date(nowMs - MINUTE), notAfter: new Date(nowMs + lifetimeMs) };
+    return Promise.resolve({ ...issue(this.signer, wanted, options), rootsPem: this.bundle.rootsPem });
+  }
+  roots(): Promise<string> {
+    return Promise.resolve(this.bundle.rootsPem);
+  }
+  onBundle(listener: (bundle: TrustBundle) => void): () => void {
+    this.#tell = listener;
+    listener(this.bundle);
+    return () => (this.#tell = () => undefined);
+  }
+  publish(pem: string, issuing: TestCa): void {
+    this.bundle = trustBundle(pem, hashOf(issuing));
+    this.#tell(this.bundle);
+  }
+}
+
+let clock: FakeClock;
+let source: RotatingSource;
+let certificates: Certificates;
+let events: CertificateEvent[];
+let nodes = 1;
+const ids = ['a', 'b', 'c'].map((name) => id(name));
+
+beforeEach(async () => {
+  clock = new FakeClock();
+  clock.step(Math.floor(Date.now() / SECOND) * SECOND - NOW);
+  source = new RotatingSource(clock);
+  nodes = 1;
+  certificates = new Certificates({
+    source,
+    trustDomain: TRUST_DOMAIN,
+    lifetimeMs: 24 * HOUR,
+    clock,
+    nodes: () => nodes,
+  });
+  for (const wanted of ids) certificates.want(wanted, true);
+  await settled();
+  events = [];
+  certificates.onEvent((event) => events.push(event));
+  source.asked = [];
+});
+afterEach(() => certificates[Symbol.dispose]());
+
+describe('another trust bundle', () => {
+  it('reaches the workers with every certificate at once; nothing is renewed for it', async () => {
+    source.publish(both, old);
+    assert.equal(events.length, ids.length);
+    for (const event of events) {
+      assert.ok(event.type === 'certificate');
+      assert.equal(bundleHash(event.certificate.rootsPem), bundleHash(both));
+    }
+    assert.equal(certificates.bundle?.hash, bundleHash(both));
+    assert.deepEqual(certificates.issuers(), { [hashOf(old)]: 3 });
+    await clock.advance(HOUR);
+    assert.equal(source.asked.length, 0);
+  });
+
+  it('under which another root issues: certificates of the old one are replaced, and only those', async () => {
+    source.publish(both, old);
+    source.signer = fresh;
+    source.publish(both, fresh);
+    await clock.advance(10 * SECOND);
+    assert.deepEqual(source.asked.map((one) => one.id).sort(), [...ids].sort());
+    assert.deepEqual(certificates.issuers(), { [hashOf(fresh)]: 3 });
+    source.publish(fresh.certPem, fresh);
+    await clock.advance(HOUR);
+    assert.equal(source.asked.length, 3);
+    for (const wanted of ids) assert.equal(certificates.get(wanted)?.rootsPem, source.bundle.rootsPem);
+  });
+
+  it('is not waited for by a certificate that comes late from the old root: it is replaced too, but not in a loop', async () => {
+    source.publish(both, fresh);
+    await clock.advance(10 * SECOND);
+    const first = source.asked.length;
+    assert.equal(first, 3);
+    await clock.advance(50 * SECOND);
+    assert.equal(source.asked.length, first);
+    source.signer = fresh;
+    await clock.advance(20 * SECOND);
+    assert.deepEqual(certificates.issuers(), { [hashOf(fresh)]: 3 });
+  });
+
+  it('is spread by the number of nodes: all together ask at most 50 times a second', async () => {
+    nodes = 1_000;
+    source.signer = fresh;
+    source.publish(both, fresh);
+    const spread = renewalSpread(1_000, 3);
+    assert.equal(spread, 360_000);
+    await clock.advance(spread + MINUTE);
+    assert.equal(source.asked.length, 3);
+    assert.ok(source.asked.every(({ atMs }) => atMs <= spread));
+    // 1,000 such nodes ask for 3,000 certificates in that time, at six requests each.
+    assert.equal((1_000 * 3 * 6) / (spread / SECOND), 50);
+  });
+});
+
+describe('a certificate asked for by a person', () => {
+  it('is renewed at once, the others not', async () => {
+    const serial = certificates.get(ids[0] ?? id('a'))?.serial;
+    certificates.renew(ids[0] ?? id('a'));
+    await settled();
+    assert.equal(source.asked.length, 1);
+    assert.notEqual(certificates.get(ids[0] ?? id('a'))?.serial, serial);
+    certificates.renew('*');
+    await settled();
+    assert.equal(source.asked.length, 4);
+  });
+});
+
+describe('jitter', () => {
+  it('grows with the mesh, within the middle half of a life', () => {
+    const at = (random: number, spreadMs: number): number =>
+      renewalTime(0, 2 * HOUR, random, spreadMs) / HOUR;
+    assert.deepEqual([at(0, 0), at(1, 0)], [0.9, 1.1]);
+    assert.deepEqual([at(0, 0.8 * HOUR), at(1, 0.8 * HOUR)], [0.6, 1.4]);
+    assert.deepEqual([at(0, 100 * HOUR), at(1, 100 * HOUR)], [0.5, 1.5]);
+    assert.equal(retryDelay(30, false, 0, HOUR), HOUR);
+    assert.equal(retryDelay(30, true, 0, HOUR), 5_000);
+  });
+});
