@@ -18,6 +18,7 @@ import { homedir } from 'node:os';
 import path from 'node:path';
 import { must, run } from '../../support/run.ts';
 import { lock } from '../kit/lock.ts';
+import { debianMirror } from '../kit/rootfs.ts';
 
 const ROOT = path.join(import.meta.dirname, '../../..');
 const CACHE = path.join(homedir(), '.cache/culvert/image');
@@ -35,7 +36,8 @@ const INPUTS = [
 ];
 const NOT_INPUTS = /^native\/hot\/build(?:\/|$)/;
 const SUITE = 'bookworm';
-const MIRROR = 'http://deb.debian.org/debian';
+/** Layers kept for the next build; above it all but the base go, and the next build is a cold one. */
+const MAX_LAYERS = 150;
 /** A registry that answers does so at once; one that is not reachable may never. */
 const PULL_TIMEOUT_MS = 60_000;
 const BUILD_TIMEOUT_MS = 30 * 60_000;
@@ -94,6 +96,7 @@ async function provide(target: Target, say: Say): Promise<Image> {
     say('writing the archive');
     await push(command, reference, archive);
     removeOthers(target, archive);
+    await prune(command);
   }
   return { reference, archive, ...(await digests(archive)), archiveBytes: statSync(archive).size };
 }
@@ -136,16 +139,18 @@ async function provideBase(command: readonly string[], base: string, say: Say): 
   const container = (await must([...command, 'from', 'scratch'])).trim();
   try {
     const folder = (await must([...command, 'mount', container])).trim();
-    await must(['debootstrap', '--variant=minbase', SUITE, folder, MIRROR], { timeoutMs: BUILD_TIMEOUT_MS });
-    writeFileSync(path.join(folder, 'etc/apt/sources.list'), sourcesList());
+    const { mirror } = await debianMirror();
+    await must(['debootstrap', '--variant=minbase', SUITE, folder, mirror], { timeoutMs: BUILD_TIMEOUT_MS });
+    writeFileSync(path.join(folder, 'etc/apt/sources.list'), sourcesList(mirror));
     await must([...command, 'commit', '--quiet', container, base], { timeoutMs: BUILD_TIMEOUT_MS });
   } finally {
     await run([...command, 'rm', container]);
   }
 }
 
-function sourcesList(): string {
-  return [`${MIRROR} ${SUITE}`, `${MIRROR} ${SUITE}-updates`, `${MIRROR}-security ${SUITE}-security`]
+function sourcesList(mirror: string): string {
+  const main = mirror.replace(/\/$/, '');
+  return [`${main} ${SUITE}`, `${main} ${SUITE}-updates`, `${main}-security ${SUITE}-security`]
     .map((archive) => `deb ${archive} main\n`)
     .join('');
 }
@@ -201,6 +206,11 @@ function removeOthers(target: Target, archive: string): void {
     if (!name.startsWith(`${target}-`) || !name.endsWith('.tar') || file === archive) continue;
     if (Date.now() - statSync(file).mtimeMs > KEEP_MS) rmSync(file, { force: true });
   }
+}
+
+async function prune(command: readonly string[]): Promise<void> {
+  const layers = await must([...command, 'images', '--all', '--quiet']);
+  if (layers.split('\n').length > MAX_LAYERS) await must([...command, 'rmi', '--prune', '--force']);
 }
 
 /** Digests of the one manifest in an OCI archive, and of its configuration. */
