@@ -4,6 +4,7 @@
  */
 import { isDeepStrictEqual } from 'node:util';
 import type { ClusterSource, Delta, PublishedState, SourceProblem, Workload } from '../mesh/model.ts';
+import { protobufWire } from '../kube/protobuf.ts';
 import { Reflector } from '../kube/reflector.ts';
 import type { ReflectorTuning } from '../kube/reflector.ts';
 import type { Change, KubeApi } from '../kube/seams.ts';
@@ -11,6 +12,7 @@ import { pathText } from './documents.ts';
 import { translate } from './objects.ts';
 import type { Translation } from './objects.ts';
 import { gone, inOrder } from './order.ts';
+import { PROTOBUF_FIELDS } from './protobuf-fields.ts';
 import { STATE_ANNOTATION, readState } from './state-annotation.ts';
 
 export interface KubernetesSourceOptions {
@@ -41,12 +43,12 @@ interface Collection {
   /** Also the name of its series in the metrics. */
   readonly part: string;
   readonly apiVersion: string;
-  readonly kind: string;
+  readonly kind: keyof typeof PROTOBUF_FIELDS;
   readonly path: string;
   readonly fieldSelector?: string;
 }
 
-const core = (part: string, kind: string): Collection => ({
+const core = (part: string, kind: Collection['kind']): Collection => ({
   part,
   apiVersion: 'v1',
   kind,
@@ -127,6 +129,7 @@ export class KubernetesSource implements ClusterSource {
       {
         api,
         path: collection.path,
+        wire: protobufWire(collection.kind, PROTOBUF_FIELDS[collection.kind]),
         ...(collection.fieldSelector === undefined ? {} : { fieldSelector: collection.fieldSelector }),
         decode: (object) => this.#decode(collection, object),
         onProblem: (reason) => onProblem?.(collection.part, reason),

@@ -7,6 +7,7 @@ import { Agent, request as httpsRequest } from 'node:https';
 import { z } from 'zod';
 import { openAccess } from './config.ts';
 import type { Access, Credentials } from './config.ts';
+import { protobufStatus } from './protobuf.ts';
 import { KubeError } from './seams.ts';
 import type { ApiRequest, ApiStream, KubeApi } from './seams.ts';
 
@@ -172,7 +173,13 @@ class Exchange implements Disposable {
         answer.on('error', () => undefined);
         resolve(answer);
       });
-      sent.end(body === undefined ? undefined : JSON.stringify(body));
+      if (body === undefined) sent.end();
+      else {
+        const bytes = Buffer.from(JSON.stringify(body));
+        // Node leaves it out with DELETE, and the body is then taken for the next request.
+        sent.setHeader('Content-Length', bytes.length);
+        sent.end(bytes);
+      }
     });
   }
 
@@ -248,7 +255,8 @@ async function refusal(asked: ApiRequest, answer: IncomingMessage, body: ApiStre
 
 async function readStatus(body: ApiStream): Promise<unknown> {
   try {
-    return JSON.parse((await collect(body, MAX_STATUS_BYTES, 'status')).toString());
+    const bytes = await collect(body, MAX_STATUS_BYTES, 'status');
+    return protobufStatus(bytes) ?? JSON.parse(bytes.toString());
   } catch {
     return undefined;
   }

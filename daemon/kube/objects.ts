@@ -1,7 +1,7 @@
 /** What every list and every watch event of the API has, whatever its objects mean. By hand: once per object. */
 import { KubeError } from './seams.ts';
 
-/** One line of a watch. */
+/** One event of a watch. */
 export interface WatchEvent {
   readonly type: 'ADDED' | 'MODIFIED' | 'DELETED' | 'BOOKMARK';
   readonly object: unknown;
@@ -19,9 +19,8 @@ export interface ListPage {
 /** The status of an answer that says: this version is too old to watch from, or to list on from. */
 export const GONE = 410;
 
-/** @throws SyntaxError or TypeError when it is nonsense; KubeError when the server says that something is wrong. */
-export function parseEvent(line: string): WatchEvent {
-  const event: unknown = JSON.parse(line);
+/** @throws TypeError when it is nonsense; KubeError when the server says that something is wrong. */
+export function parseEvent(event: unknown): WatchEvent {
   const type = field(event, 'type');
   const object = field(event, 'object');
   switch (type) {

@@ -11,17 +11,22 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
-import { linesOf } from './lines.ts';
-import { GONE, keyOf, parseEvent, parsePage } from './objects.ts';
-import type { WatchEvent } from './objects.ts';
+import { collect } from './client.ts';
+import { GONE, keyOf } from './objects.ts';
+import type { ListPage, WatchEvent } from './objects.ts';
 import { KubeError } from './seams.ts';
 import type { Change, WatchOptions, Watched } from './seams.ts';
+import { JSON_WIRE } from './wire.ts';
+import type { Wire } from './wire.ts';
 
 /** Times in ms. */
 export interface ReflectorTuning {
   readonly pageSize: number;
   readonly maxItems: number;
-  readonly maxLineBytes: number;
+  readonly maxPageBytes: number;
+  readonly maxEventBytes: number;
+  /** From the request of a page to its end. */
+  readonly pageMs: number;
   /** How long the server is asked to let a watch live, at least; at most twice as long. */
   readonly watchMs: number;
   /** A watch of which nothing is heard for so long is taken for dead: servers send a bookmark every minute. */
@@ -38,7 +43,9 @@ const TUNING: ReflectorTuning = {
   pageSize: 500,
   maxItems: 500_000,
   // An object has at most 1.5 MB in etcd, and may be longer as JSON.
-  maxLineBytes: 16 * 1024 * 1024,
+  maxEventBytes: 16 * 1024 * 1024,
+  maxPageBytes: 64 * 1024 * 1024,
+  pageMs: 60_000,
   watchMs: 300_000,
   silenceMs: 150_000,
   firstRetryMs: 500,
@@ -54,6 +61,7 @@ export class Reflector<T> implements Watched<T> {
   readonly synced: Promise<void>;
   readonly #options: WatchOptions<T>;
   readonly #tuning: ReflectorTuning;
+  readonly #wire: Wire;
   readonly #items = new Map<string, T>();
   readonly #firstList = Promise.withResolvers<void>();
   readonly #closing = new AbortController();
@@ -70,6 +78,7 @@ export class Reflector<T> implements Watched<T> {
   constructor(options: WatchOptions<T>, tuning: Partial<ReflectorTuning> = {}) {
     this.#options = options;
     this.#tuning = { ...TUNING, ...tuning };
+    this.#wire = options.wire ?? JSON_WIRE;
     this.#pageSize = this.#tuning.pageSize;
     this.synced = this.#firstList.promise;
   }
@@ -129,17 +138,7 @@ export class Reflector<T> implements Watched<T> {
     const seen = new Set<string>();
     let next = '';
     for (;;) {
-      const answer = await this.#options.api.request({
-        method: 'GET',
-        path: this.#options.path,
-        query: {
-          ...this.#selectors(),
-          limit: String(this.#pageSize),
-          ...(next === '' ? {} : { continue: next }),
-        },
-        signal: this.#closing.signal,
-      });
-      const page = parsePage(answer);
+      const page = await this.#page(next);
       const changes: Change<T>[] = [];
       for (const item of page.items) this.#take({ type: 'MODIFIED', object: item }, changes, seen);
       if (seen.size > this.#tuning.maxItems)
@@ -155,8 +154,25 @@ export class Reflector<T> implements Watched<T> {
     }
   }
 
+  async #page(token: string): Promise<ListPage> {
+    const { pageMs, maxPageBytes } = this.#tuning;
+    const { path, api } = this.#options;
+    using stream = await api.stream({
+      method: 'GET',
+      path,
+      query: {
+        ...this.#selectors(),
+        limit: String(this.#pageSize),
+        ...(token === '' ? {} : { continue: token }),
+      },
+      accept: this.#wire.mediaType,
+      signal: AbortSignal.any([this.#closing.signal, AbortSignal.timeout(pageMs)]),
+    });
+    return this.#wire.page(await collect(stream, maxPageBytes, path));
+  }
+
   async #watch(from: string): Promise<void> {
-    const { watchMs, silenceMs, maxLineBytes, random } = this.#tuning;
+    const { watchMs, silenceMs, maxEventBytes, random } = this.#tuning;
     const silence = new AbortController();
     const timer = setTimeout(() => silence.abort(), silenceMs);
     const signal = AbortSignal.any([this.#closing.signal, silence.signal]);
@@ -171,11 +187,14 @@ export class Reflector<T> implements Watched<T> {
           resourceVersion: from,
           timeoutSeconds: String(Math.ceil((watchMs * (1 + random())) / 1_000)),
         },
+        accept: `${this.#wire.mediaType};stream=watch`,
         signal,
       });
-      for await (const lines of linesOf(stream, maxLineBytes)) {
+      // It knows our version, and what comes after it will be told; a quiet collection has nothing to say for a minute.
+      this.#heard();
+      for await (const events of this.#wire.events(stream, maxEventBytes)) {
         timer.refresh();
-        this.#takeLines(lines);
+        this.#takeEvents(events);
       }
     } catch (error) {
       if (!silence.signal.aborted) throw error;
@@ -185,18 +204,19 @@ export class Reflector<T> implements Watched<T> {
     }
   }
 
-  #takeLines(lines: readonly string[]): void {
+  /** Each is read when those before it have been taken: one that is nonsense takes back none of them. */
+  #takeEvents(events: readonly (() => WatchEvent)[]): void {
     const changes: Change<T>[] = [];
     try {
-      for (const line of lines) {
-        const event = parseEvent(line);
+      for (const read of events) {
+        const event = read();
         this.#take(event, changes);
         this.#version = event.version ?? this.#version;
       }
     } finally {
       this.#tell(changes);
     }
-    if (lines.length > 0) this.#heard();
+    if (events.length > 0) this.#heard();
   }
 
   #take(event: Pick<WatchEvent, 'type' | 'object'>, changes: Change<T>[], seen?: Set<string>): void {

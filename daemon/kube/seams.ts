@@ -3,6 +3,8 @@
  * authentication, requests, list and watch) and nothing of what the objects mean.
  */
 
+import type { Wire } from './wire.ts';
+
 export type PatchType =
   | 'application/json-patch+json'
   | 'application/merge-patch+json'
@@ -76,6 +78,8 @@ export interface WatchOptions<T> {
   readonly path: string;
   readonly fieldSelector?: string;
   readonly labelSelector?: string;
+  /** How it is written; default JSON. `decode` gets objects as JSON has them in any case, with the fields that the wire has. */
+  readonly wire?: Wire;
   /**
    * From an object's JSON to what is kept of it; undefined: not kept. When it throws, the object stays as it was, and
    * that is a problem. Must not keep references into the JSON.

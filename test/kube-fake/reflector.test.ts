@@ -260,7 +260,7 @@ describe("the faults of client-node's informer", () => {
     ['a line without an end', 'x'.repeat(5_000)],
   ] as const)
     it(`7: ${what} is told, and what may have been lost is listed again`, async (t) => {
-      const { server, told, problems } = await started(await make(t, { a: '1' }, { maxLineBytes: 4_096 }));
+      const { server, told, problems } = await started(await make(t, { a: '1' }, { maxEventBytes: 4_096 }));
       server.objects.set('shop/lost', {
         kind: 'Thing',
         metadata: { name: 'lost', namespace: 'shop', resourceVersion: '5' },
