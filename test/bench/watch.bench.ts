@@ -39,7 +39,11 @@ class Subject implements Disposable {
   readonly #lines: AsyncIterator<string>;
 
   constructor(kubeconfig: string) {
-    this.#process = spawn(process.execPath, [join(import.meta.dirname, 'watch-subject.ts'), kubeconfig]);
+    const script = join(import.meta.dirname, 'watch-subject.ts');
+    // As daemon/cli/culvert starts the daemon.
+    this.#process = spawn(process.execPath, ['--max-semi-space-size=4', script, kubeconfig], {
+      env: { ...process.env, MALLOC_ARENA_MAX: '2' },
+    });
     this.#process.stderr.pipe(process.stderr);
     this.#lines = createInterface({ input: this.#process.stdout })[Symbol.asyncIterator]();
   }
