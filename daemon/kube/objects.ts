@@ -1,20 +1,6 @@
 /** What every list and every watch event of the API has, whatever its objects mean. By hand: once per object. */
 import { KubeError } from './seams.ts';
-
-/** One event of a watch. */
-export interface WatchEvent {
-  readonly type: 'ADDED' | 'MODIFIED' | 'DELETED' | 'BOOKMARK';
-  readonly object: unknown;
-  /** The collection's version after this event. */
-  readonly version: string | undefined;
-}
-
-export interface ListPage {
-  readonly items: readonly unknown[];
-  readonly version: string;
-  /** Token of the next page; '' on the last one. */
-  readonly next: string;
-}
+import type { ListPage, WatchEvent } from './seams.ts';
 
 /** The status of an answer that says: this version is too old to watch from, or to list on from. */
 export const GONE = 410;

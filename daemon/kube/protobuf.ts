@@ -7,8 +7,7 @@
 import protobuf from 'protobufjs';
 import type { INamespace, IType, Type } from 'protobufjs';
 import { parseEvent, parsePage } from './objects.ts';
-import type { WatchEvent } from './objects.ts';
-import type { Wire } from './wire.ts';
+import type { WatchEvent, Wire } from './seams.ts';
 
 /** A field: its type and its number, and whether there are many. */
 export type Field = readonly [type: string, id: number, many?: 'list' | 'map'];

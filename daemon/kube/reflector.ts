@@ -13,11 +13,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
 import { collect } from './client.ts';
 import { GONE, keyOf } from './objects.ts';
-import type { ListPage, WatchEvent } from './objects.ts';
 import { KubeError } from './seams.ts';
-import type { Change, WatchOptions, Watched } from './seams.ts';
+import type { Change, ListPage, WatchEvent, WatchOptions, Watched, Wire } from './seams.ts';
 import { JSON_WIRE } from './wire.ts';
-import type { Wire } from './wire.ts';
 
 /** Times in ms. */
 export interface ReflectorTuning {

@@ -3,8 +3,6 @@
  * authentication, requests, list and watch) and nothing of what the objects mean.
  */
 
-import type { Wire } from './wire.ts';
-
 export type PatchType =
   | 'application/json-patch+json'
   | 'application/merge-patch+json'
@@ -69,6 +67,34 @@ export interface Watched<T> extends AsyncDisposable {
   stalenessMs(): number;
   /** What keeps it from being current, in one sentence; undefined while all is well. */
   problem(): string | undefined;
+}
+
+/** One event of a watch. */
+export interface WatchEvent {
+  readonly type: 'ADDED' | 'MODIFIED' | 'DELETED' | 'BOOKMARK';
+  readonly object: unknown;
+  /** The collection's version after this event. */
+  readonly version: string | undefined;
+}
+
+export interface ListPage {
+  readonly items: readonly unknown[];
+  readonly version: string;
+  /** Token of the next page; '' on the last one. */
+  readonly next: string;
+}
+
+/** How lists and watches are written: in JSON (wire.ts), which every kind has; in protobuf, for the API's own kinds. */
+export interface Wire {
+  /** Media type of a list; of a watch with `;stream=watch`. */
+  readonly mediaType: string;
+  /** @throws when it is no list. */
+  page(bytes: Uint8Array): ListPage;
+  /**
+   * Whole events, as they come. Reading one throws when it is nonsense, and a KubeError when it is the server's word
+   * that something is wrong. @throws when one is longer than `maxBytes`.
+   */
+  events(stream: AsyncIterable<Uint8Array>, maxBytes: number): AsyncIterable<readonly (() => WatchEvent)[]>;
 }
 
 /** What to watch. */

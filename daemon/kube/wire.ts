@@ -1,17 +1,9 @@
-/** How lists and watches are written: JSON here, which every kind has; protobuf.ts for the kinds that the API knows itself. */
-import type { ListPage, WatchEvent } from './objects.ts';
+/** Lists and watches in JSON. */
 import { parseEvent, parsePage } from './objects.ts';
 import { linesOf } from './lines.ts';
+import type { Wire } from './seams.ts';
 
-export interface Wire {
-  /** Media type of a list; of a watch with `;stream=watch`. */
-  readonly mediaType: string;
-  /** @throws when it is no list. */
-  page(bytes: Uint8Array): ListPage;
-  /** Whole events, as they come. @throws as `objects.ts` parseEvent, or when one is longer than `maxBytes`. */
-  events(stream: AsyncIterable<Uint8Array>, maxBytes: number): AsyncIterable<readonly (() => WatchEvent)[]>;
-}
-
+/** Every kind has it. */
 export const JSON_WIRE: Wire = {
   mediaType: 'application/json',
   page: (bytes) =>

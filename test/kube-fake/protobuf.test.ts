@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { protobufStatus, protobufWire } from '../../daemon/kube/protobuf.ts';
 import { KubeError } from '../../daemon/kube/seams.ts';
-import type { WatchEvent } from '../../daemon/kube/objects.ts';
+import type { WatchEvent } from '../../daemon/kube/seams.ts';
 import { encoded, frame } from './protobuf-server.ts';
 
 const WIRE = protobufWire('Thing', {
