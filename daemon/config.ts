@@ -79,6 +79,12 @@ const cidrs = (value: string): Parsed<readonly string[]> => {
     ? ok(items)
     : bad('ranges such as 10.244.0.0/16,fd00::/48');
 };
+const userNames = (value: string): Parsed<readonly string[]> => {
+  const names = value.split(',').filter((name) => name !== '');
+  return names.every((name) => !/[\s*]/.test(name))
+    ? ok(names)
+    : bad('whole names of users such as system:serviceaccount:NAMESPACE:NAME, joined by commas');
+};
 const trustDomain = (value: string): Parsed<TrustDomain> => {
   const parsed = parseTrustDomain(value);
   return parsed === undefined ? bad('a trust domain of a-z 0-9 . _ -') : ok(parsed);
@@ -357,6 +363,13 @@ export const KNOBS = {
     'Kind/namespace/name/key',
     'identity',
     "Source cert-manager: where the issuer's trust bundle is, such as Secret/cert-manager/root-ca/ca.crt",
+  ),
+  certCaUsers: knob(
+    userNames,
+    '',
+    'user names',
+    'identity',
+    'Source cert-manager: who may have CA certificates of that issuer, with which they can be anyone in the mesh',
   ),
   caDir: knob(
     text,

@@ -4,6 +4,8 @@ import { MeshError } from '../errors.ts';
 import type { KubeApi } from '../kube/seams.ts';
 import { Certificates } from './certificates.ts';
 import { systemClock } from './clock.ts';
+import { parseIssuer } from './issuer-ref.ts';
+import { CertManager } from './sources/cert-manager.ts';
 import { KubernetesCsr } from './sources/kubernetes-csr.ts';
 import { LocalCa } from './sources/local.ts';
 import type { CertificateSource } from './sources/source.ts';
@@ -11,7 +13,15 @@ import type { CertificateSource } from './sources/source.ts';
 export interface CertificatesConfig {
   readonly config: Pick<
     Config,
-    'certSource' | 'caDir' | 'trustDomain' | 'podNamespace' | 'nodeName' | 'certLifetime'
+    | 'certSource'
+    | 'certIssuer'
+    | 'caDir'
+    | 'trustDomain'
+    | 'podNamespace'
+    | 'podName'
+    | 'podUid'
+    | 'nodeName'
+    | 'certLifetime'
   >;
   /** undefined where the cluster is a folder. */
   readonly api: KubeApi | undefined;
@@ -54,7 +64,8 @@ async function openSource({
   if (api === undefined)
     throw new MeshError('CONFIG_INVALID', `--cert-source: ${name} needs a Kubernetes API, not --cluster-dir`);
   const onBundleProblem = (why: string): void => onProblem('trust bundle', why);
-  if (name === 'kubernetes-csr')
-    return new KubernetesCsr({ api, namespace, nodeName, clock, onProblem: onBundleProblem });
-  throw new MeshError('CONFIG_INVALID', `--cert-source: ${name} is not built yet`);
+  const options = { api, namespace, nodeName, clock, onProblem: onBundleProblem };
+  if (name === 'kubernetes-csr') return new KubernetesCsr(options);
+  const { podName, podUid } = config;
+  return new CertManager({ ...options, podName, podUid, issuer: parseIssuer(config.certIssuer) });
 }

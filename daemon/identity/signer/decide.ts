@@ -25,7 +25,8 @@ export type DenyReason =
   | 'UsagesNotAllowed'
   | 'LifetimeNotAllowed'
   | 'NoSuchWorkload'
-  | 'KeyReused';
+  | 'KeyReused'
+  | 'CaNotAllowed';
 
 /** What is asked for, once nothing speaks against it. */
 export interface Grant {
@@ -83,15 +84,34 @@ export const MIN_EXPIRATION_S = 600;
 /** For so long after a request was made, what is not there may still come: our watch is behind the API by a moment. */
 const PATIENCE_MS = 15_000;
 
+/** How long a certificate may be asked for, and where that stands. */
+export interface LifetimeBounds {
+  readonly field: 'expirationSeconds' | 'duration';
+  /** Seconds. */
+  readonly least: number;
+  readonly most: number;
+}
+
 /** Whether `request` may have its certificate, by the world as it is now. */
 export function decide(request: SigningRequest, world: SignerWorld, rules: SignerRules): Decision {
-  const { signerName, requester } = request;
+  const { signerName } = request;
   if (signerName !== SIGNER_NAME)
     return deny('OtherSigner', `it is for signer ${excerpt(signerName)}, not for ${SIGNER_NAME}`);
+  const most = Math.max(MIN_EXPIRATION_S, rules.maxLifetimeMs / 1_000);
+  return decideIdentity(request, world, rules, { field: 'expirationSeconds', least: MIN_EXPIRATION_S, most });
+}
+
+/** The same for a request that came by whatever way. */
+export function decideIdentity(
+  request: SigningRequest,
+  world: SignerWorld,
+  rules: SignerRules,
+  bounds: LifetimeBounds,
+): Decision {
+  const { username } = request.requester;
   const account = `system:serviceaccount:${rules.namespace}:${rules.serviceAccount}`;
-  if (requester.username !== account)
-    return deny('NotTheDaemon', `only ${account} may ask, not ${excerpt(requester.username)}`);
-  const wanted = judgeContents(request, rules);
+  if (username !== account) return deny('NotTheDaemon', `only ${account} may ask, not ${excerpt(username)}`);
+  const wanted = judgeContents(request, rules, bounds);
   if (wanted.verdict !== 'wanted') return wanted;
   const bound = nodeOf(request, world, rules);
   if (bound.verdict !== 'bound') return bound;
@@ -124,7 +144,11 @@ interface Wanted {
 }
 
 /** The request's own contents, apart from who asks. */
-function judgeContents(request: SigningRequest, rules: SignerRules): Wanted | Deny {
+function judgeContents(
+  request: SigningRequest,
+  rules: SignerRules,
+  { field, least, most }: LifetimeBounds,
+): Wanted | Deny {
   if (request.der === undefined) return deny('RequestInvalid', 'it holds no PEM certificate request');
   const csr = verifyCsr(request.der);
   if (!csr.ok) return deny('RequestInvalid', csr.detail);
@@ -138,11 +162,10 @@ function judgeContents(request: SigningRequest, rules: SignerRules): Wanted | De
       `its usages are ${excerpt(asked.join(', '))}; they must be ${USAGES.join(', ')}`,
     );
   const seconds = request.expirationSeconds;
-  const most = Math.max(MIN_EXPIRATION_S, rules.maxLifetimeMs / 1_000);
-  if (seconds === undefined || seconds < MIN_EXPIRATION_S || seconds > most)
+  if (seconds === undefined || seconds < least || seconds > most)
     return deny(
       'LifetimeNotAllowed',
-      `its expirationSeconds is ${seconds ?? 'missing'}; this CA gives ${MIN_EXPIRATION_S} to ${most} (certLifetime of culvert-ca)`,
+      `its ${field} is ${seconds ?? 'missing'}; this CA gives ${least} to ${most} seconds (certLifetime of culvert-ca)`,
     );
   const { namespace, serviceAccount } = parts;
   const lifetimeMs = Math.min(seconds * 1_000, rules.maxLifetimeMs);

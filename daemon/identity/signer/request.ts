@@ -77,10 +77,6 @@ export function readRequest(object: unknown): SigningRequest | undefined {
   if (!parsed.success) return undefined;
   const { metadata, spec, status } = parsed.data;
   const der = derOf(spec.request);
-  const one = (key: string): string | undefined => {
-    const values = spec.extra?.[EXTRA + key] ?? [];
-    return values.length === 1 ? values[0] : undefined;
-  };
   return {
     name: metadata.name,
     uid: metadata.uid,
@@ -89,9 +85,9 @@ export function readRequest(object: unknown): SigningRequest | undefined {
     phase: phaseOf(status?.certificate ?? '', status?.conditions ?? []),
     requester: {
       username: spec.username ?? '',
-      podName: one('pod-name'),
-      podUid: one('pod-uid'),
-      nodeName: one('node-name'),
+      podName: oneOf(spec.extra, 'pod-name'),
+      podUid: oneOf(spec.extra, 'pod-uid'),
+      nodeName: oneOf(spec.extra, 'node-name'),
     },
     usages: spec.usages ?? [],
     expirationSeconds: spec.expirationSeconds ?? undefined,
@@ -115,14 +111,27 @@ function phaseOf(certificate: string, conditions: readonly z.infer<typeof condit
   return has('Approved') ? 'approved' : 'pending';
 }
 
-function derOf(base64: string): Uint8Array | undefined {
-  if (base64.length > 2 * MAX_REQUEST_BYTES) return undefined;
-  const body = PEM.exec(Buffer.from(base64, 'base64').toString('latin1'))?.[1];
-  return body === undefined ? undefined : Buffer.from(body, 'base64');
+/** What the API server says of the requester under `key`, where that is one value. */
+export function oneOf(
+  extra: Readonly<Record<string, readonly string[]>> | null | undefined,
+  key: 'pod-name' | 'pod-uid' | 'node-name',
+): string | undefined {
+  const values = extra?.[EXTRA + key] ?? [];
+  return values.length === 1 ? values[0] : undefined;
 }
 
-/** Of the key as OpenSSL writes it, so that one key has one hash however its request was encoded. */
-function keyHashOf(der: Uint8Array): string | undefined {
+/** The request in base64 of PEM; undefined when it is not exactly one, of a sane size. */
+export function derOf(base64: string): Uint8Array | undefined {
+  if (base64.length > 2 * MAX_REQUEST_BYTES) return undefined;
+  const body = PEM.exec(Buffer.from(base64, 'base64').toString('latin1'))?.[1];
+  if (body === undefined) return undefined;
+  const der = Buffer.from(body, 'base64');
+  // Node skips what is no base64; others stop there, and would read another request.
+  return der.toString('base64') === body.replace(/\s/g, '') ? der : undefined;
+}
+
+/** SHA-256 (hex) of the request's key as OpenSSL writes it, so that one key has one hash however its request was encoded. */
+export function keyHashOf(der: Uint8Array): string | undefined {
   try {
     const { subjectPKInfo } = AsnConvert.parse(der, CertificationRequest).certificationRequestInfo;
     const raw = Buffer.from(AsnConvert.serialize(subjectPKInfo));
