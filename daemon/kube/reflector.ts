@@ -38,7 +38,8 @@ export interface ReflectorTuning {
 }
 
 const TUNING: ReflectorTuning = {
-  pageSize: 500,
+  // Of 4,000 pods 22 MB stay resident after pages of 100, and 54 after pages of 500 (test/bench/watch.bench.ts).
+  pageSize: 100,
   maxItems: 500_000,
   // An object has at most 1.5 MB in etcd, and may be longer as JSON.
   maxEventBytes: 16 * 1024 * 1024,
