@@ -45,11 +45,16 @@ KUBE_PACKAGES := \
   $(if $(wildcard /usr/local/go/bin/go)$(shell command -v go),,golang-go:'builds Kubernetes; fetches a newer Go first')
 
 UNIT := $(wildcard test/*.test.ts) $(filter-out $(wildcard test/lab/*.test.ts test/faults/*.test.ts \
-  test/interop/*.test.ts test/kube/*.test.ts),$(wildcard test/*/*.test.ts))
+  test/interop/*.test.ts test/kube/*.test.ts),$(wildcard test/*/*.test.ts test/*/*/*.test.ts))
 LAB := $(wildcard test/lab/*.test.ts test/faults/*.test.ts)
 INTEROP := $(wildcard test/interop/*.test.ts)
 KUBE := $(wildcard test/kube/*.test.ts)
 HOT := native/hot/build/Release/hot.node
+
+# $(call reporters,run): what a person reads; the files that failed; the figures of a soak.
+reporters = --test-reporter=spec --test-reporter-destination=stdout \
+  --test-reporter=./test/support/failed-files.ts --test-reporter-destination=$(LOGS)/failed-$(1) \
+  --test-reporter=./test/support/figures.ts --test-reporter-destination=$(LOGS)/figures-$(1)
 
 # $(call step,label,log name,command): one progress line; the output only when it fails.
 define step
@@ -136,8 +141,8 @@ kube: setup kube-packages
 	@$(NODE) test/kube/kit/prepare.ts
 
 .PHONY: test-kube
-test-kube: kube image ## Tests on a real Kubernetes
-	@test -z "$(KUBE)" || $(NODE) --test --test-concurrency=1 $(TEST_FLAGS) --test-reporter=spec $(KUBE)
+test-kube: kube image ## Tests on a real Kubernetes (part of make test)
+	@mkdir -p $(LOGS); $(NODE) --test --test-concurrency=1 $(TEST_FLAGS) $(call reporters,kube) $(KUBE) || $(MAKE) test-again RUN=kube
 
 .PHONY: lint
 lint: setup ## Types, lint rules, format, and whether the committed BPF objects match their sources
@@ -156,25 +161,23 @@ preflight: setup
 	@$(NODE) test/lab/kit/check.ts
 
 .PHONY: test
-test: preflight lint ## Everything in short forms: lint, unit tests, lab tests
-	@$(NODE) --test --test-concurrency=$(JOBS) $(TEST_FLAGS) --test-reporter=spec --test-reporter-destination=stdout \
-	  --test-reporter=./test/support/failed-files.ts --test-reporter-destination=$(LOGS)/failed \
-	  --test-reporter=./test/support/figures.ts --test-reporter-destination=$(LOGS)/figures $(UNIT) $(LAB) \
-	|| $(MAKE) test-again
+test: preflight lint ## Everything in short forms: lint, unit tests, lab tests, a real Kubernetes
+	@$(NODE) --test --test-concurrency=$(JOBS) $(TEST_FLAGS) $(call reporters,lab) $(UNIT) $(LAB) || $(MAKE) test-again RUN=lab
+	@$(MAKE) test-kube
 
-# A lab file has real daemons, kernels' timers and two cores to share with another: one that failed runs once more, alone,
-# and loudly. Whatever failed outside the lab stays failed.
+# A file of the lab, or of Kubernetes, has real daemons, kernels' timers and two cores to share with another: one that
+# failed runs once more, alone, and loudly. Whatever failed elsewhere stays failed.
 .PHONY: test-again
 test-again:
-	@again=$$(sort -u $(LOGS)/failed); \
-	if [ -z "$$again" ] || grep -qv '^test/lab/' $(LOGS)/failed; then exit 1; fi; \
+	@again=$$(sort -u $(LOGS)/failed-$(RUN)); \
+	if [ -z "$$again" ] || grep -qvE '^test/(lab|kube)/' $(LOGS)/failed-$(RUN); then exit 1; fi; \
 	printf '\n*** FAILED ONCE, RUNNING AGAIN ALONE (each is a flake to be mended, or a defect):\n%s\n\n' "$$again"; \
 	$(NODE) --test --test-concurrency=1 --test-reporter=spec $$again
 
 .PHONY: soak
 soak: ## The same with every figure in full (CULVERT_LONG=1): about an hour; ends with a line for each
-	@rm -f $(LOGS)/figures; CULVERT_LONG=1 FUZZ_RUNS=$(SOAK_FUZZ) CULVERT_FUZZ=$(SOAK_FUZZ) $(MAKE) test; outcome=$$?; \
-	printf '\nThe figures, as run (fuzz: $(SOAK_FUZZ) inputs for each property):\n'; sort $(LOGS)/figures 2>/dev/null; exit $$outcome
+	@rm -f $(LOGS)/figures-*; CULVERT_LONG=1 FUZZ_RUNS=$(SOAK_FUZZ) CULVERT_FUZZ=$(SOAK_FUZZ) $(MAKE) test; outcome=$$?; \
+	printf '\nThe figures, as run (fuzz: $(SOAK_FUZZ) inputs for each property):\n'; sort $(LOGS)/figures-* 2>/dev/null; exit $$outcome
 
 .PHONY: bench
 bench: setup ## Figures against no mesh, HAProxy and (PEER_ZTUNNEL=path) ztunnel
