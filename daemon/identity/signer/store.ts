@@ -154,11 +154,23 @@ export class CaStore {
     const known = await this.#get(`${path}/${CLUSTER_BUNDLE}`);
     const spec = { signerName: SIGNER_NAME, trustBundle: bundlePem };
     const head = { apiVersion: `certificates.k8s.io/${version}`, kind: 'ClusterTrustBundle' };
-    if (known === undefined)
-      await this.#send('POST', path, { ...head, metadata: { name: CLUSTER_BUNDLE, labels: LABELS }, spec });
-    else if (trustIn(known) !== bundlePem)
+    if (known === undefined) {
+      const metadata = {
+        name: CLUSTER_BUNDLE,
+        labels: LABELS,
+        ownerReferences: [await this.#ownNamespace()],
+      };
+      await this.#send('POST', path, { ...head, metadata, spec });
+    } else if (trustIn(known) !== bundlePem)
       await this.#send('PUT', `${path}/${CLUSTER_BUNDLE}`, { ...known, spec });
     return true;
+  }
+
+  /** What our namespace owns goes with it: `kubectl delete -k` knows nothing of what we have made outside of it. */
+  async #ownNamespace(): Promise<Readonly<Record<string, string>>> {
+    const object = await this.#send('GET', `/api/v1/namespaces/${this.#namespace}`);
+    const { uid } = namespaceSchema.parse(object).metadata;
+    return { apiVersion: 'v1', kind: 'Namespace', name: this.#namespace, uid };
   }
 
   /** The newest version that is served. */
@@ -224,6 +236,7 @@ export class CaStore {
 }
 
 const resourcesSchema = z.object({ resources: z.array(z.object({ name: z.string() })) });
+const namespaceSchema = z.object({ metadata: z.object({ uid: z.string() }) });
 const trustSchema = z.object({ spec: z.object({ trustBundle: z.string() }) });
 
 function trustIn(object: unknown): string | undefined {
@@ -242,5 +255,7 @@ function stateIn(object: KubeObject): CaState | undefined {
   const sinceMs = Date.parse(text('since'));
   const bundlePem = text('bundle.crt');
   if (step === undefined || Number.isNaN(sinceMs) || bundlePem === '') return undefined;
-  return { step, sinceMs, active: text('tls.key') === '' ? undefined : pemsIn(object), bundlePem };
+  // Of a CA that others sign with, only the roots are stored.
+  const isThere = text('tls.key') !== '' || text('ca.crt') !== '';
+  return { step, sinceMs, active: isThere ? pemsIn(object) : undefined, bundlePem };
 }
