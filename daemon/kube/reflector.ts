@@ -31,6 +31,8 @@ export interface ReflectorTuning {
   readonly silenceMs: number;
   readonly firstRetryMs: number;
   readonly lastRetryMs: number;
+  /** The same for a server that does not answer at all: asking it costs it nothing, and it must be found soon. */
+  readonly awayRetryMs: number;
   /** A list that another one preceded waits up to so long: after an outage every node needs one. */
   readonly relistSpreadMs: number;
   /** 0 to 1. */
@@ -49,6 +51,7 @@ const TUNING: ReflectorTuning = {
   silenceMs: 150_000,
   firstRetryMs: 500,
   lastRetryMs: 30_000,
+  awayRetryMs: 8_000,
   relistSpreadMs: 5_000,
   random: Math.random,
 };
@@ -70,6 +73,8 @@ export class Reflector<T> implements Watched<T> {
   #version: string | undefined;
   #hasListed = false;
   #failures = 0;
+  /** It gave no answer the last time that it was asked. */
+  #isAway = false;
   #pageSize: number;
   #heardMs = performance.now();
   #problem: string | undefined;
@@ -113,7 +118,10 @@ export class Reflector<T> implements Watched<T> {
       const error = await this.#turn().catch((thrown: unknown) => toError(thrown));
       if (this.#isClosed()) return;
       const isGood = performance.now() - beganMs > GOOD_WATCH_MS;
-      this.#failures = isGood ? 0 : this.#failures + 1;
+      const wasAway = this.#isAway;
+      this.#isAway = error !== undefined && hasNoAnswer(error);
+      // One that answers again is asked soon, however long it was away: it may only have to tell that we must list.
+      this.#failures = isGood ? 0 : wasAway && !this.#isAway ? 1 : this.#failures + 1;
       if (error !== undefined) this.#fail(error);
       const waitMs = isGood && error === undefined ? 0 : this.#waitMs(error);
       await sleep(waitMs, undefined, { signal: this.#closing.signal }).catch(() => undefined);
@@ -281,8 +289,9 @@ export class Reflector<T> implements Watched<T> {
 
   /** Jittered, doubling with each failure in a row; as long as the server asks for; spread for a relist. */
   #waitMs(error: Error | undefined): number {
-    const { firstRetryMs, lastRetryMs, relistSpreadMs, random } = this.#tuning;
-    const doubled = Math.min(lastRetryMs, firstRetryMs * 2 ** Math.min(this.#failures - 1, 30));
+    const { firstRetryMs, lastRetryMs, awayRetryMs, relistSpreadMs, random } = this.#tuning;
+    const mostMs = this.#isAway ? Math.min(awayRetryMs, lastRetryMs) : lastRetryMs;
+    const doubled = Math.min(mostMs, firstRetryMs * 2 ** Math.min(this.#failures - 1, 30));
     const backoffMs = doubled * (0.5 + random() / 2);
     const askedMs = error instanceof KubeError ? (error.retryAfterMs ?? 0) : 0;
     const spreadMs = this.#version === undefined && this.#hasListed ? relistSpreadMs * random() : 0;
@@ -304,6 +313,11 @@ export class Reflector<T> implements Watched<T> {
 
 /** An object that can't be read stays as it was. */
 const KEEP = Symbol('keep');
+
+/** What is too much came from a server that answers. */
+function hasNoAnswer(error: Error): boolean {
+  return error instanceof KubeError && error.status === 0 && !['TooLarge', 'TooMany'].includes(error.reason);
+}
 
 function toError(thrown: unknown): Error {
   return thrown instanceof Error ? thrown : new Error(String(thrown));

@@ -311,6 +311,33 @@ describe('a server in trouble', () => {
     assert.equal(server.lists().length, 1, 'it resumes; it does not relist');
   });
 
+  it('that answers again is asked soon, however long it was away', async (t) => {
+    const { server, told } = await started(
+      await make(t, { a: '1' }, { firstRetryMs: 20, lastRetryMs: 60_000 }),
+    );
+    const atMs: number[] = [];
+    for (let i = 0; i < 7; i++)
+      server.once(isWatch, (request) => {
+        atMs.push(performance.now());
+        request.socket.destroy();
+      });
+    // As an API server does that has just started and does not know everybody's rights yet, and then what was before.
+    for (const [status, reason] of [
+      [403, 'Forbidden'],
+      [410, 'Expired'],
+    ] as const)
+      server.once(isWatch, (request, response) => {
+        atMs.push(performance.now());
+        refuse(status, reason)(request, response);
+      });
+    server.endWatches();
+    await server.when(() => server.watches.size === 0);
+    server.put('b', '2');
+    await has(told, '+b=2');
+    const [away = 0, forbidden = 0, gone = 0] = atMs.slice(-3);
+    assert.ok(gone - forbidden < forbidden - away, atMs.map(Math.round).join(' '));
+  });
+
   it('whose answers are nonsense is asked again', async (t) => {
     const watching = await make(t, { a: '1' });
     watching.server.once(isList, (_, response) => response.end('<html>'));
