@@ -1,0 +1,412 @@
+/**
+ * The mesh on a real Kubernetes under a steady load of new connections between two nodes, while the API server, the CA,
+ * the daemons and the kubelet die, come back, or are replaced (issue 7). Each connection is counted.
+ */
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { after, before, describe, it } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { rootHash } from '../../daemon/identity/bundle.ts';
+import { readPem, verifyChain } from '../../daemon/identity/chain.ts';
+import { parseSpiffeId } from '../../daemon/mesh/ids.ts';
+import { TRUST_DOMAIN } from '../identity/forge.ts';
+import { IS_LONG } from '../lab/shop.ts';
+import { must } from '../support/run.ts';
+import { tempDir } from '../support/tmp.ts';
+import { until } from '../support/wait.ts';
+import { SHOP, SYSTEM } from './kit/mesh.ts';
+import type { ListedPod } from './kit/mesh.ts';
+import { pod } from './kit/objects.ts';
+import { at, list, text } from './manifests.ts';
+import { REQUESTS } from './signer-world.ts';
+import { DRAIN_MS, HEALTH_PORT, Load, Stage, postRequest, shown, unreadyWhile } from './survival-stage.ts';
+import type { Tally } from './survival-stage.ts';
+
+const AWAY_MS = IS_LONG ? 120_000 : 20_000;
+const CSRS = 60;
+const PODS_SERIES = 'culvert_watch_staleness_seconds{source="pods"}';
+
+let stage: Stage;
+before(async () => {
+  stage = await Stage.start();
+});
+after(() => stage[Symbol.asyncDispose]());
+
+/** Nothing failed, and that many were tried at least. */
+function allWell(tally: Tally, atLeast = 500): void {
+  assert.equal(tally.failed, 0, `${shown(tally)}\n${tally.failures.slice(0, 20).join('\n')}`);
+  assert.ok(tally.started >= atLeast, shown(tally));
+}
+
+/** Has every watch of pods hear something. */
+async function touch(): Promise<void> {
+  await stage.mesh.kubectl('annotate', '--overwrite', 'pod', '-n', SHOP, 'client', `touched=${Date.now()}`);
+}
+
+describe('the API server', { timeout: 600_000 }, () => {
+  it(`killed for ${AWAY_MS / 1_000} s: no connection fails, nobody gets unready, a metric tells; then a list or none of each kind`, async (context) => {
+    const { mesh } = stage;
+    const { apiServer } = mesh.controlPlane;
+    const daemons = await mesh.daemons();
+    await using load = await Load.start(stage);
+    await touch();
+    const metric = (series: string): Promise<number[]> =>
+      Promise.all(daemons.map((daemon) => stage.metric(daemon, series)));
+    await until('the watches to be current', async () =>
+      (await metric(PODS_SERIES)).every((value) => value < 10),
+    );
+    const ready = await unreadyWhile(stage, daemons, async () => {
+      await apiServer.kill();
+      await sleep(AWAY_MS);
+      for (const staleS of await metric(PODS_SERIES)) assert.ok(staleS >= AWAY_MS / 1_000 - 1, `${staleS} s`);
+      for (const problems of await metric('culvert_source_problems')) assert.ok(problems > 0);
+    });
+    assert.deepEqual(ready.not200, []);
+    const backMs = Date.now();
+    await apiServer.start();
+    const after = await unreadyWhile(stage, daemons, async () => {
+      await until(
+        'the watches to be current again',
+        async () => {
+          await touch();
+          const stale = await metric(PODS_SERIES);
+          const problems = await metric('culvert_source_problems');
+          return stale.every((value) => value < 10) && problems.every((value) => value === 0);
+        },
+        { timeoutMs: 120_000, everyMs: 500 },
+      );
+      context.diagnostic(`current again ${Date.now() - backMs} ms after the API server was started`);
+      await enrolsAnother('after-outage');
+      await load.more(200);
+    });
+    assert.deepEqual(after.not200, []);
+    const tally = await load.stop();
+    context.diagnostic(`${shown(tally)}; /readyz was asked ${ready.asked + after.asked} times`);
+    allWell(tally);
+    const lists = stage.lists(backMs);
+    const times = new Map<string, number>();
+    for (const { pod: by, what } of lists) times.set(`${by} ${what}`, (times.get(`${by} ${what}`) ?? 0) + 1);
+    // A daemon's main thread and its enrolment thread each watch all namespaces.
+    const most = (what: string): number => (what.endsWith(' /api/v1/namespaces') ? 2 : 1);
+    assert.deepEqual(
+      [...times].filter(([what, count]) => count > most(what)),
+      [],
+      'listed more than once',
+    );
+    const spreadMs = (lists.at(-1)?.atMs ?? 0) - (lists[0]?.atMs ?? 0);
+    context.diagnostic(
+      `${lists.length} lists of ${new Set(lists.map((one) => one.pod)).size} pods, spread over ${spreadMs} ms`,
+    );
+  });
+});
+
+/** A pod with an identity that nobody has yet comes, is enrolled, and goes. */
+async function enrolsAnother(name: string): Promise<void> {
+  const { mesh } = stage;
+  await mesh.controlPlane.apply(
+    { apiVersion: 'v1', kind: 'ServiceAccount', metadata: { name, namespace: SHOP } },
+    pod({ name, namespace: SHOP, node: 'node-1', serviceAccount: name }),
+  );
+  await mesh.waitState('enrolled', [name]);
+  await mesh.kubectl('delete', 'pod', '-n', SHOP, name, '--wait=false');
+}
+
+describe('the cluster’s CA', { timeout: 900_000 }, () => {
+  it('gone and back: nobody notices but a pod that has no certificate yet, which gets it', async (context) => {
+    const { mesh } = stage;
+    await using load = await Load.start(stage);
+    await mesh.kubectl('scale', '-n', SYSTEM, 'deployment/culvert-ca', '--replicas=0');
+    await until(
+      'its end',
+      async () => (await mesh.pods(SYSTEM, 'app.kubernetes.io/component=ca')).length === 0,
+      {
+        timeoutMs: 90_000,
+        everyMs: 250,
+      },
+    );
+    await mesh.controlPlane.apply(
+      { apiVersion: 'v1', kind: 'ServiceAccount', metadata: { name: 'waits', namespace: SHOP } },
+      pod({ name: 'waits', namespace: SHOP, node: 'node-1', serviceAccount: 'waits' }),
+    );
+    await mesh.shop.waitReady('waits');
+    const waits = await mesh.inPod('waits');
+    const server = (await mesh.inPod('server')).ip;
+    const early = await waits.request(server, 8080, undefined, 3_000);
+    assert.equal(early.status, 0, 'it got through without a certificate');
+    await load.more(300);
+    const backMs = Date.now();
+    await mesh.kubectl('scale', '-n', SYSTEM, 'deployment/culvert-ca', '--replicas=2');
+    await mesh.waitState('enrolled', ['waits']);
+    context.diagnostic(`enrolled ${Date.now() - backMs} ms after the CA was told to come back`);
+    assert.equal((await waits.request(server, 8080)).status, 200);
+    const tally = await load.stop();
+    context.diagnostic(shown(tally));
+    allWell(tally);
+    await stage.caReady();
+  });
+
+  it('its leader killed while it signs: the other replica signs all that waits, nothing twice', async (context) => {
+    const { mesh } = stage;
+    const daemon = await mesh.daemonOn(mesh.cluster.node(2));
+    const id = parseSpiffeId(`spiffe://cluster.local/ns/${SHOP}/sa/server`);
+    assert.ok(id);
+    using client = await stage.daemonClient(daemon);
+    await using load = await Load.start(stage);
+    const names: string[] = [];
+    const posting = (async () => {
+      while (names.length < CSRS) names.push(await postRequest(client, id));
+    })();
+    await until('some to be signed', async () => (await signed(names)).size >= 5, { timeoutMs: 30_000 });
+    const dead = await stage.killLeader();
+    await posting;
+    const before = await signed(names);
+    assert.ok(before.size < CSRS, 'all were signed before: it proves nothing');
+    const killedMs = Date.now();
+    const next = await stage.leader(dead);
+    await until('all certificates', async () => (await signed(names)).size === CSRS, {
+      timeoutMs: 90_000,
+      everyMs: 250,
+    });
+    context.diagnostic(
+      `${before.size} of ${CSRS} signed before the kill; all ${Date.now() - killedMs} ms after it, by ${next.name}`,
+    );
+    const roots = await stage.bundle();
+    const after = await signed(names);
+    for (const [name, chain] of before)
+      assert.equal(after.get(name), chain, `${name} has another certificate`);
+    for (const chain of after.values()) {
+      const verdict = verifyChain(chain, roots, { trustDomain: TRUST_DOMAIN, nowMs: Date.now() });
+      assert.ok(verdict.ok && verdict.id === id, JSON.stringify(verdict));
+    }
+    assert.equal(new Set(after.values()).size, CSRS);
+    const logs = await stage.caLogs();
+    for (const name of names) {
+      const times = logs.split('\n').filter((line) => line.includes(name) && line.includes('issued')).length;
+      assert.ok(times <= 1, `${name} was issued ${times} times`);
+    }
+    const tally = await load.stop();
+    context.diagnostic(shown(tally));
+    allWell(tally);
+    await stage.caReady();
+  });
+});
+
+/** Chains of those requests that are signed, by name. */
+async function signed(names: readonly string[]): Promise<Map<string, string>> {
+  const found = await stage.mesh.controlPlane.api.must('GET', REQUESTS);
+  const chains = list(found, 'items').flatMap((one): [string, string][] => {
+    const certificate = at(one, 'status', 'certificate');
+    const name = text(one, 'metadata', 'name');
+    if (typeof certificate !== 'string' || !names.includes(name)) return [];
+    return [[name, Buffer.from(certificate, 'base64').toString()]];
+  });
+  return new Map(chains);
+}
+
+describe('the root', { timeout: 900_000 }, () => {
+  it('rotated under load, the CA’s leader killed on the way: no handshake fails', async (context) => {
+    const [old = ''] = readPem(await stage.bundle(), 8).map(rootHash);
+    await using load = await Load.start(stage);
+    const asked = await stage.mesh.culvert(['ca', 'rotate']);
+    assert.equal(asked.code, 0, asked.stderr);
+    const startedMs = Date.now();
+    for (const step of IS_LONG ? ['trust', 'reissue', 'retire'] : ['reissue']) {
+      await stage.reaches(step);
+      const dead = await stage.killLeader();
+      await stage.leader(dead);
+    }
+    await stage.reaches('steady', ({ request }) => request === 'done');
+    await usesOnly(old);
+    await load.more(200);
+    const tally = await load.stop();
+    context.diagnostic(`rotated in ${Date.now() - startedMs} ms: ${shown(tally)}`);
+    allWell(tally);
+    assert.ok(tally.handshakes > 50);
+    await stage.caReady();
+  });
+
+  it('replaced by the user’s, in Secret culvert-ca: no handshake fails', async (context) => {
+    const { mesh } = stage;
+    const [old = ''] = readPem(await stage.bundle(), 8).map(rootHash);
+    await using dir = await tempDir('openssl');
+    await opensslCa(dir.path);
+    await using load = await Load.start(stage);
+    const startedMs = Date.now();
+    const file = (name: string): string => `--from-file=${name}=${join(dir.path, name)}`;
+    const made = [
+      'create',
+      'secret',
+      'generic',
+      'culvert-ca',
+      '-n',
+      SYSTEM,
+      '--dry-run=client',
+      '-o',
+      'json',
+    ];
+    const secret = await mesh.kubectl(...made, file('tls.crt'), file('tls.key'), file('ca.crt'));
+    await mesh.kubectl('delete', 'secret', 'culvert-ca', '-n', SYSTEM);
+    await mesh.controlPlane.kubectl(['create', '-f', '-'], { input: secret });
+    await stage.reaches('trust');
+    await stage.reaches('steady');
+    await usesOnly(old);
+    const ours = readPem(readFileSync(join(dir.path, 'ca.crt'), 'utf8'), 1).map(rootHash);
+    assert.deepEqual(readPem(await stage.bundle(), 8).map(rootHash), ours);
+    await load.more(200);
+    const tally = await load.stop();
+    context.diagnostic(`replaced in ${Date.now() - startedMs} ms: ${shown(tally)}`);
+    allWell(tally);
+  });
+});
+
+/** One root is published, which is not `old`, and every daemon's certificates are of it. */
+async function usesOnly(old: string): Promise<void> {
+  const roots = readPem(await stage.bundle(), 8).map(rootHash);
+  assert.equal(roots.length, 1);
+  assert.notEqual(roots[0], old);
+  for (const counts of await stage.issuers()) assert.deepEqual(Object.keys(counts), roots);
+}
+
+/** A root of openssl that signs by itself, as the files of a Secret. */
+async function opensslCa(dir: string): Promise<void> {
+  const path = (name: string): string => join(dir, name);
+  const curve = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes'];
+  const extensions = ['basicConstraints=critical,CA:TRUE', 'keyUsage=critical,keyCertSign,cRLSign'];
+  const words = ['req', '-x509', ...curve, '-days', '365', '-subj', '/CN=our root'];
+  const files = ['-keyout', path('tls.key'), '-out', path('tls.crt')];
+  await must(['openssl', ...words, ...extensions.flatMap((one) => ['-addext', one]), ...files]);
+  await must(['cp', path('tls.crt'), path('ca.crt')]);
+}
+
+describe('the daemons', { timeout: 900_000 }, () => {
+  it('replaced by another image, node after node: no new connection fails, open ones live through the drain', async (context) => {
+    const { mesh } = stage;
+    const next = 'localhost/culvert:next';
+    for (const node of mesh.cluster.nodes)
+      await node.exec(['ctr', '-n', 'k8s.io', 'images', 'tag', mesh.image.reference, next]);
+    const [server, client] = [await mesh.inPod('server'), await mesh.inPod('client')];
+    await using echo = await server.serve('echo', 8081, { quiet: true });
+    const before = await mesh.daemons();
+    await using idle = await client.idle(server.ip, echo.port, 40);
+    assert.equal((await idle.opened()).ok, 40);
+    await using load = await Load.start(stage);
+    const startedMs = Date.now();
+    await mesh.kubectl('set', 'image', '-n', SYSTEM, 'daemonset/culvert', `culvert=${next}`);
+    const goes = await until('the first to go', async () => firstTerminating(await mesh.daemons()), {
+      timeoutMs: 120_000,
+      everyMs: 250,
+      detail: () => JSON.stringify(before),
+    });
+    const goneMs = Date.now();
+    let pings = 0;
+    while (Date.now() < goneMs + DRAIN_MS - 5_000) {
+      assert.equal((await idle.ping()).ok, 40, `${goes} drains for ${Date.now() - goneMs} ms`);
+      pings += 1;
+      await sleep(1_000);
+    }
+    await mesh.waitInstalled();
+    const rolledMs = Date.now() - startedMs;
+    await until('the old ones to end', async () => (await mesh.daemons()).length === 2, {
+      timeoutMs: 120_000,
+      everyMs: 500,
+    });
+    while ((await load.started()) < 3_000) await load.more(100);
+    const tally = await load.stop();
+    context.diagnostic(
+      `rolled out in ${rolledMs} ms: ${shown(tally)}; 40 open ones answered ${pings} pings during the drain`,
+    );
+    allWell(tally, 3_000);
+    assert.ok(pings > 3);
+    for (const { imageIds, restarts, name } of await mesh.daemons()) {
+      assert.ok(!before.some((one) => one.name === name));
+      assert.equal(restarts, 0, `${name} ${imageIds.join()}`);
+    }
+  });
+
+  it('one deleted: what it refuses while none is there is refused, never plain; the next one carries all again', async (context) => {
+    const { mesh } = stage;
+    const gone = await mesh.daemonOn(mesh.cluster.node(1));
+    await using load = await Load.start(stage);
+    const startedMs = Date.now();
+    await mesh.kubectl('delete', 'pod', '-n', SYSTEM, gone.name, '--wait=false');
+    await replaced(gone);
+    const replacedMs = Date.now() - startedMs;
+    const failed = await load.failed();
+    await load.more(300);
+    const tally = await load.stop();
+    context.diagnostic(`replaced after ${replacedMs} ms: ${shown(tally)}`);
+    assert.ok(tally.failed - failed <= 2, `it fails on: ${tally.failures.slice(-5).join('\n')}`);
+  });
+
+  it('one killed with its pod: the next one takes over what is pinned', async (context) => {
+    const { mesh } = stage;
+    const gone = await mesh.daemonOn(mesh.cluster.node(2));
+    await using load = await Load.start(stage);
+    const startedMs = Date.now();
+    await mesh.kubectl('delete', 'pod', '-n', SYSTEM, gone.name, '--force', '--grace-period=0');
+    await replaced(gone);
+    const replacedMs = Date.now() - startedMs;
+    const failed = await load.failed();
+    await load.more(300);
+    const tally = await load.stop();
+    context.diagnostic(`replaced after ${replacedMs} ms: ${shown(tally)}`);
+    assert.ok(tally.failed - failed <= 2, `it fails on: ${tally.failures.slice(-5).join('\n')}`);
+  });
+});
+
+function firstTerminating(daemons: readonly ListedPod[]): string | undefined {
+  return daemons.find(({ isTerminating }) => isTerminating)?.name;
+}
+
+/** Another daemon is Ready on that node, and both answer /readyz. */
+async function replaced(gone: ListedPod): Promise<void> {
+  const { mesh } = stage;
+  await until(
+    'another daemon',
+    async () => {
+      const now = (await mesh.daemons()).find(
+        ({ node, name, isReady, isTerminating }) =>
+          node === gone.node && name !== gone.name && isReady && !isTerminating,
+      );
+      return now !== undefined && (await stage.ask(now, HEALTH_PORT, '/readyz')).status === 200;
+    },
+    { timeoutMs: 180_000, everyMs: 250 },
+  );
+}
+
+describe('a kubelet', { timeout: 600_000 }, () => {
+  it('killed and back: no connection fails, its probes get through as before, no container starts again', async (context) => {
+    const { mesh } = stage;
+    const node = mesh.cluster.node(1);
+    const before = await condition();
+    const daemons = await mesh.daemons();
+    await using load = await Load.start(stage);
+    await node.stop('kubelet');
+    await load.more(200);
+    if (IS_LONG) await mesh.cluster.waitReady(node, false);
+    await node.start('kubelet');
+    // Pods' states come from a kubelet that is back.
+    await mesh.controlPlane.apply(pod({ name: 'proof', namespace: SHOP, node: node.name }));
+    await mesh.shop.waitReady('proof');
+    await mesh.waitState('enrolled', ['proof']);
+    await mesh.cluster.waitReady(node);
+    await load.more(500);
+    const tally = await load.stop();
+    context.diagnostic(shown(tally));
+    allWell(tally);
+    if (!IS_LONG) assert.deepEqual(await condition(), before);
+    assert.deepEqual(
+      (await mesh.daemons()).map(({ name, restarts }) => [name, restarts]),
+      daemons.map(({ name, restarts }) => [name, restarts]),
+    );
+  });
+});
+
+/** What `back` is to its kubelet, which probes it every second. */
+async function condition(): Promise<unknown> {
+  const found = await stage.mesh.controlPlane.api.must('GET', `/api/v1/namespaces/${SHOP}/pods/back`);
+  const ready = list(found, 'status', 'conditions').find((one) => at(one, 'type') === 'Ready');
+  const restarts = list(found, 'status', 'containerStatuses').map((one) => at(one, 'restartCount'));
+  return { status: at(ready, 'status'), since: at(ready, 'lastTransitionTime'), restarts };
+}
