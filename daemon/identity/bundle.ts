@@ -34,6 +34,11 @@ export function rootHash(root: X509Certificate): string {
   return createHash('sha256').update(root.raw).digest('hex');
 }
 
+/** `rootHash` of every root. @throws RangeError as trustBundle. */
+export function rootHashes(pem: string): string[] {
+  return uniqueRoots(pem).map(rootHash);
+}
+
 /** Every root of the given PEM texts once, in order of first appearance. @throws RangeError as trustBundle. */
 export function unionOf(...pems: readonly string[]): string {
   return uniqueRoots(pems.join('\n'))

@@ -15,6 +15,7 @@ import { until } from '../support/wait.ts';
 import { ControlPlane } from './kit/control-plane.ts';
 import { namespace, serviceAccount } from './kit/fakes.ts';
 import { at, list, render, text } from './manifests.ts';
+import type { Root } from './manifests.ts';
 
 export const OWN = 'culvert-system';
 export const REQUESTS = '/apis/certificates.k8s.io/v1/certificatesigningrequests';
@@ -49,13 +50,15 @@ export class SignerWorld implements AsyncDisposable {
   readonly replicas: Replica[] = [];
   readonly #clients: KubeClient[] = [];
 
-  /** The base applied; daemons culvert-a and culvert-b, shop/web on node a, shop/db on node b. */
-  static async start(): Promise<SignerWorld> {
+  /** A root applied, the base by default; daemons culvert-a and culvert-b, shop/web on node a, shop/db on node b. */
+  static async start(root: Root = 'base'): Promise<SignerWorld> {
     const plane = await ControlPlane.start();
     const world = new SignerWorld(plane);
     try {
       await namespace(plane, 'shop');
-      const objects = await render('base');
+      const objects = await render(root);
+      // Where cert-manager's own objects are.
+      await namespace(plane, 'cert-manager');
       await plane.apply(
         ...objects.filter(({ kind }) => !LEFT_OUT.includes(kind)).map(({ object }) => object),
       );
@@ -156,7 +159,7 @@ export class SignerWorld implements AsyncDisposable {
   }
 
   /** Starts a replica of culvert-ca with its own service account's token. */
-  async replica(name: string): Promise<Replica> {
+  async replica(name: string, ...more: readonly string[]): Promise<Replica> {
     const path = `/api/v1/namespaces/${OWN}/serviceaccounts/culvert-ca/token`;
     const body = { apiVersion: 'authentication.k8s.io/v1', kind: 'TokenRequest', spec: {} };
     const token = text(await this.plane.api.must('POST', path, { body }), 'status', 'token');
@@ -169,6 +172,7 @@ export class SignerWorld implements AsyncDisposable {
       String(metricsPort),
       '--health-port',
       String(healthPort),
+      ...more,
     ];
     const child = spawn(process.execPath, [CULVERT, 'ca', 'serve', '--pod-name', name, ...flags], {
       env: { PATH: process.env['PATH'] },

@@ -2,11 +2,14 @@
 import type { SigningCa } from './issuer.ts';
 import type { CaState, Waiting } from './rotation.ts';
 
+/** Of a CA, what is shown. */
+export type ShownCa = Pick<SigningCa, 'rootHash' | 'fingerprint' | 'notAfterMs'>;
+
 export interface StatusFacts {
   readonly trustDomain: string;
   readonly state: CaState | undefined;
-  readonly ca: SigningCa | string;
-  readonly desired: SigningCa | string;
+  readonly ca: ShownCa | string;
+  readonly desired: ShownCa | string;
   /** We made the CA of the Secret. */
   readonly isOurs: boolean;
   readonly requested: string;
@@ -38,7 +41,7 @@ export function statusOf(facts: StatusFacts): string {
   });
 }
 
-function describe(ca: SigningCa | string): unknown {
+function describe(ca: ShownCa | string): unknown {
   if (typeof ca === 'string') return undefined;
   return { root: ca.rootHash, certificate: ca.fingerprint, notAfter: new Date(ca.notAfterMs).toISOString() };
 }

@@ -8,7 +8,7 @@
  *
  * All that a walk needs is in `CaState`, which is stored before it takes effect: whoever reads it goes on from there.
  */
-import { bundleHash, unionOf } from '../bundle.ts';
+import { bundleHash, rootHashes, unionOf } from '../bundle.ts';
 import type { IssuerPems, SigningCa } from './issuer.ts';
 
 export type Step = 'steady' | 'trust' | 'reissue' | 'retire';
@@ -23,7 +23,7 @@ export interface CaState {
   readonly bundlePem: string;
 }
 
-/** Of a CA, what decides. */
+/** Of a CA, what decides. `rootHash` is '' where nobody knows which of several roots signs. */
 export type CaFacts = Pick<SigningCa, 'pems' | 'fingerprint' | 'rootsPem' | 'rootHash'>;
 
 /** What one daemon's pod says of its node. */
@@ -96,7 +96,7 @@ export function nextStep(world: RotationWorld): Walk {
       return through(world, hasBundle(state.bundlePem), () => go({ step: 'reissue', active: desired.pems }));
     case 'reissue':
       if (isOther) return go({ step: 'trust' });
-      return through(world, hasOnly(state.bundlePem, desired.rootHash), () =>
+      return through(world, hasOnly(state.bundlePem, desired), () =>
         go({ step: 'retire', bundlePem: desired.rootsPem }),
       );
     case 'retire':
@@ -146,12 +146,16 @@ function hasBundle(bundlePem: string): Judge {
   };
 }
 
-function hasOnly(bundlePem: string, rootHash: string): Judge {
+function hasOnly(bundlePem: string, { rootHash, rootsPem }: CaFacts): Judge {
   const judgeBundle = hasBundle(bundlePem);
+  const staying = rootHash === '' ? rootHashes(rootsPem) : [rootHash];
   return (report) => {
     const { issuers, pod } = report;
     if (issuers === undefined) return `pod ${pod} has not said whose certificates it uses`;
-    const old = Object.entries(issuers).reduce((sum, [hash, n]) => (hash === rootHash ? sum : sum + n), 0);
+    const old = Object.entries(issuers).reduce(
+      (sum, [hash, n]) => (staying.includes(hash) ? sum : sum + n),
+      0,
+    );
     return old > 0 ? `pod ${pod} still uses ${old} certificates of another root` : judgeBundle(report);
   };
 }

@@ -5,13 +5,27 @@ import type { KubeApi, WatchOptions, Watched } from '../../kube/seams.ts';
 import type { Log } from '../../observe/log.ts';
 import type { Metrics } from '../../observe/metrics.ts';
 import type { Clock } from '../clock.ts';
+import { parseBundle, parseIssuer } from '../issuer-ref.ts';
+import { Approver } from './approver.ts';
 import { Authority } from './authority.ts';
+import type { DenyReason } from './decide.ts';
 import { RefusalEvents } from './events.ts';
-import type { SigningCa } from './issuer.ts';
+import { IssuerRoots } from './issuer-roots.ts';
 import { Signer } from './signer.ts';
+import type { Outcome } from './signer.ts';
 
 export interface TermOptions {
-  readonly config: Pick<Config, 'podNamespace' | 'trustDomain' | 'certLifetime' | 'daemonSet'>;
+  readonly config: Pick<
+    Config,
+    | 'podNamespace'
+    | 'trustDomain'
+    | 'certLifetime'
+    | 'daemonSet'
+    | 'certSource'
+    | 'certIssuer'
+    | 'certIssuerBundle'
+    | 'certCaUsers'
+  >;
   /** Service account of the daemons. */
   readonly account: string;
   readonly api: KubeApi;
@@ -22,62 +36,75 @@ export interface TermOptions {
   readonly instance: string;
 }
 
-/** Signs, publishes and rotates until `term` aborts; from then on nothing more is written. Rejects on a defect only. */
+/** What acts while we lead. */
+interface Part extends AsyncDisposable {
+  start(): void;
+  stop(): void;
+}
+
+/** Signs or approves, publishes and rotates until `term` aborts; from then on nothing more is written. Rejects on a defect only. */
 export async function serveTerm(term: AbortSignal, options: TermOptions): Promise<void> {
-  const { log, metrics, instance } = options;
-  const watch = <T>(what: WatchOptions<T>): Watched<T> => new Reflector(what);
-  const authority = new Authority({
-    ...options,
-    watch,
-    namespace: options.config.podNamespace,
-    trustDomain: options.config.trustDomain,
-    onLook: (ca) => told(ca),
-  });
-  const signer = makeSigner(options, watch, authority);
-  const told = (ca: SigningCa | string): void => {
-    const endsMs = typeof ca === 'string' ? 0 : ca.notAfterMs;
-    metrics.set('culvert_ca_expiry_timestamp_seconds', {}, endsMs / 1_000);
-    metrics.set('culvert_csr_waiting', {}, signer.waiting);
-  };
+  const { log, metrics, instance, config } = options;
+  const parts = config.certSource === 'cert-manager' ? approving(options) : signing(options);
   const ended = Promise.withResolvers<undefined>();
   const end = (): void => {
-    signer.stop();
-    authority.stop();
+    for (const part of parts) part.stop();
     ended.resolve(undefined);
   };
   term.addEventListener('abort', end, { once: true });
   if (term.aborted) end();
   log.info({ instance }, 'this replica leads');
   metrics.set('culvert_ca_leader', {}, 1);
-  authority.start();
-  signer.start();
+  for (const part of parts) part.start();
   await ended.promise;
   metrics.set('culvert_ca_leader', {}, 0);
   log.info({ reason: String(term.reason) }, 'this replica leads no more');
-  await Promise.all([signer[Symbol.asyncDispose](), authority[Symbol.asyncDispose]()]);
+  await Promise.all(parts.map((part) => part[Symbol.asyncDispose]()));
 }
 
-function makeSigner(
-  options: TermOptions,
-  watch: <T>(what: WatchOptions<T>) => Watched<T>,
-  authority: Authority,
-): Signer {
-  const { api, clock, log, metrics, config, instance, account } = options;
-  const onProblem = (reason: string): void => log.warn({ reason }, 'something of the CA did not work');
-  return new Signer({
-    api,
-    clock,
-    log,
-    watch,
-    rules: {
-      trustDomain: config.trustDomain,
-      namespace: config.podNamespace,
-      serviceAccount: account,
-      maxLifetimeMs: config.certLifetime,
-    },
-    daemonSet: config.daemonSet,
-    events: new RefusalEvents({ api, clock, instance, onProblem }),
-    ca: () => authority.ca(),
-    onOutcome: (outcome, reason) => metrics.add('culvert_csr_decisions_total', { outcome, reason }),
+/** A CA of our own. */
+function signing(options: TermOptions): readonly Part[] {
+  const shared = sharedOf(options);
+  const authority = new Authority({
+    ...shared,
+    onLook: (ca) => tell(options, typeof ca === 'string' ? 0 : ca.notAfterMs, signer.waiting),
   });
+  const signer: Signer = new Signer({ ...shared, ca: () => authority.ca() });
+  return [authority, signer];
+}
+
+/** An issuer of cert-manager's. @throws MeshError CONFIG_INVALID */
+function approving(options: TermOptions): readonly Part[] {
+  const { certIssuer, certIssuerBundle, certCaUsers: caUsers } = options.config;
+  const shared = sharedOf(options);
+  const roots = new IssuerRoots({
+    ...shared,
+    bundle: parseBundle(certIssuerBundle),
+    onLook: (end) => tell(options, typeof end === 'string' ? 0 : end, approver.waiting),
+  });
+  const approver: Approver = new Approver({
+    ...shared,
+    rules: { ...shared.rules, caUsers },
+    issuer: parseIssuer(certIssuer),
+    hold: () => roots.hold(),
+  });
+  return [roots, approver];
+}
+
+function tell({ metrics }: TermOptions, endsMs: number, waiting: number): void {
+  metrics.set('culvert_ca_expiry_timestamp_seconds', {}, endsMs / 1_000);
+  metrics.set('culvert_csr_waiting', {}, waiting);
+}
+
+function sharedOf({ api, clock, log, metrics, config, instance, account }: TermOptions) {
+  const onProblem = (reason: string): void => log.warn({ reason }, 'something of the CA did not work');
+  const { podNamespace: namespace, trustDomain, daemonSet, certLifetime: maxLifetimeMs } = config;
+  return {
+    ...{ api, clock, log, namespace, trustDomain, daemonSet },
+    watch: <T>(what: WatchOptions<T>): Watched<T> => new Reflector(what),
+    rules: { trustDomain, namespace, serviceAccount: account, maxLifetimeMs },
+    events: new RefusalEvents({ api, clock, instance, onProblem }),
+    onOutcome: (outcome: Outcome, reason: DenyReason | '') =>
+      metrics.add('culvert_csr_decisions_total', { outcome, reason }),
+  };
 }
