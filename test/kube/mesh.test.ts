@@ -215,9 +215,12 @@ describe('the mesh on a Kubernetes of two nodes', () => {
       await mesh.shop.waitReady('initial');
       for (const workload of ['once', 'initial']) {
         const isIt = (record: LogRecord): boolean =>
-          record['direction'] === 'inbound' && String(record['src.workload']).startsWith(workload);
+          record['direction'] === 'outbound' && String(record['src.workload']).startsWith(workload);
         const record = await mesh.accessRecord(`the request of ${workload}`, isIt);
-        assert.deepEqual([record['src.identity'], record['reason']], [idOf('client'), 'OK']);
+        assert.deepEqual(
+          [record['src.identity'], record['dst.identity'], record['reason']],
+          [idOf('client'), idOf('server'), 'OK'],
+        );
       }
     },
   );
