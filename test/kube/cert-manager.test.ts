@@ -19,10 +19,12 @@ import { at, list, text } from './manifests.ts';
 import { OWN, SignerWorld, idOf } from './signer-world.ts';
 
 const GROUP = '/apis/cert-manager.io/v1';
-const FLAGS = [
-  ...['--cert-source', 'cert-manager', '--cert-issuer', 'ClusterIssuer/cluster-ca'],
-  ...['--cert-issuer-bundle', 'Secret/cert-manager/cluster-ca/ca.crt', '--cert-ca-users', 'kubernetes-admin'],
-];
+const SETTINGS = {
+  CULVERT_CERT_SOURCE: 'cert-manager',
+  CULVERT_CERT_ISSUER: 'ClusterIssuer/cluster-ca',
+  CULVERT_CERT_ISSUER_BUNDLE: 'Secret/cert-manager/cluster-ca/ca.crt',
+  CULVERT_CERT_CA_USERS: 'kubernetes-admin',
+};
 const ISSUER = { name: 'cluster-ca', kind: 'ClusterIssuer', group: 'cert-manager.io' };
 const OLD = makeCa('first CA');
 const NEW = makeCa('second CA');
@@ -39,7 +41,7 @@ describe('cert-manager’s issuer', () => {
     await kit.run('cert-manager', ...CONTROLLERS);
     daemonA = await world.client(OWN, 'culvert', 'culvert-a');
     await namespace(world.plane, 'production');
-    await world.replica('ca-1', ...FLAGS);
+    await world.replica('ca-1', SETTINGS);
     await world.leader();
   });
   after(() => world[Symbol.asyncDispose]());

@@ -159,7 +159,7 @@ export class SignerWorld implements AsyncDisposable {
   }
 
   /** Starts a replica of culvert-ca with its own service account's token. */
-  async replica(name: string, ...more: readonly string[]): Promise<Replica> {
+  async replica(name: string, env: Readonly<Record<string, string>> = {}): Promise<Replica> {
     const path = `/api/v1/namespaces/${OWN}/serviceaccounts/culvert-ca/token`;
     const body = { apiVersion: 'authentication.k8s.io/v1', kind: 'TokenRequest', spec: {} };
     const token = text(await this.plane.api.must('POST', path, { body }), 'status', 'token');
@@ -172,10 +172,9 @@ export class SignerWorld implements AsyncDisposable {
       String(metricsPort),
       '--health-port',
       String(healthPort),
-      ...more,
     ];
     const child = spawn(process.execPath, [CULVERT, 'ca', 'serve', '--pod-name', name, ...flags], {
-      env: { PATH: process.env['PATH'] },
+      env: { PATH: process.env['PATH'], ...env },
       stdio: ['ignore', 'pipe', 'pipe'],
     });
     let said = '';

@@ -164,7 +164,8 @@ export class AskedCertificates implements CertificateSource, AsyncDisposable {
     const why: Why = {};
     for (;;) {
       const answer = await this.#look(name, why, signal).catch((error: unknown) => {
-        why.trouble = excerpt(error);
+        // That we gave up is not why.
+        if (!signal.aborted) why.trouble = excerpt(error);
         return undefined;
       });
       if (answer !== undefined) {

@@ -135,7 +135,7 @@ export class CertManagerKit {
 /** Its own come as a Helm template: the labels are none. */
 async function define({ api }: ControlPlane, given: unknown): Promise<void> {
   const { metadata, ...rest } = z
-    .looseObject({ metadata: z.object({ name: z.string() }), spec: z.object({ group: z.string() }) })
+    .looseObject({ metadata: z.object({ name: z.string() }), spec: z.looseObject({ group: z.string() }) })
     .parse(given);
   const path = '/apis/apiextensions.k8s.io/v1/customresourcedefinitions';
   await api.must('POST', path, { body: { ...rest, metadata: { name: metadata.name } } });
