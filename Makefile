@@ -141,7 +141,7 @@ kube: setup kube-packages
 	@$(NODE) test/kube/kit/prepare.ts
 
 .PHONY: test-kube
-test-kube: kube image ## Tests on a real Kubernetes (part of make test)
+test-kube: kube image ## Tests on a real Kubernetes; the first time it is built: minutes
 	@mkdir -p $(LOGS); $(NODE) --test --test-concurrency=1 $(TEST_FLAGS) $(call reporters,kube) $(KUBE) || $(MAKE) test-again RUN=kube
 
 .PHONY: lint
@@ -161,9 +161,8 @@ preflight: setup
 	@$(NODE) test/lab/kit/check.ts
 
 .PHONY: test
-test: preflight lint ## Everything in short forms: lint, unit tests, lab tests, a real Kubernetes
+test: preflight lint ## In short forms: lint, unit tests, lab tests (a real Kubernetes: make test-kube)
 	@$(NODE) --test --test-concurrency=$(JOBS) $(TEST_FLAGS) $(call reporters,lab) $(UNIT) $(LAB) || $(MAKE) test-again RUN=lab
-	@$(MAKE) test-kube
 
 # A file of the lab, or of Kubernetes, has real daemons, kernels' timers and two cores to share with another: one that
 # failed runs once more, alone, and loudly. Whatever failed elsewhere stays failed.
