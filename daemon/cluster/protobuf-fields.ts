@@ -64,7 +64,12 @@ const NODE: Messages = {
 };
 
 const SLICE: Messages = {
-  EndpointConditions: { ready: ['bool', 1], serving: ['bool', 2], terminating: ['bool', 3] },
+  // Absent means ready, so that a false must not be lost.
+  EndpointConditions: {
+    ready: ['bool', 1, 'nullable'],
+    serving: ['bool', 2, 'nullable'],
+    terminating: ['bool', 3, 'nullable'],
+  },
   ObjectReference: { kind: ['string', 1], uid: ['string', 4] },
   Endpoint: {
     addresses: ['string', 1, 'list'],

@@ -9,8 +9,11 @@ import type { INamespace, IType, Type } from 'protobufjs';
 import { parseEvent, parsePage } from './objects.ts';
 import type { WatchEvent, Wire } from './seams.ts';
 
-/** A field: its type and its number, and whether there are many. */
-export type Field = readonly [type: string, id: number, many?: 'list' | 'map'];
+/**
+ * A field: its type and its number; whether there are many; `nullable`: a pointer in Go, of which a false, 0 or '' that
+ * was sent is told from nothing. Others are always sent there, and one that is empty is left out, as JSON does.
+ */
+export type Field = readonly [type: string, id: number, kind?: 'list' | 'map' | 'nullable'];
 /** Message → field → what it is. */
 export type Messages = Readonly<Record<string, Readonly<Record<string, Field>>>>;
 
@@ -133,13 +136,17 @@ function asList(value: unknown): readonly unknown[] {
   return Array.isArray(value) ? value : [];
 }
 
+/** protobufjs leaves out what has its type's empty value, unless told otherwise. */
+const EXPLICIT = { options: { features: { field_presence: 'EXPLICIT' } } };
+
 function rootOf(messages: Messages): protobuf.Root {
   const nested: Record<string, IType> = {};
   for (const [name, fields] of Object.entries(messages)) {
     const made: IType['fields'] = {};
-    for (const [field, [type, id, many]] of Object.entries(fields)) {
-      if (many === 'map') Object.assign(made, { [field]: { keyType: 'string', type, id } });
-      else made[field] = many === 'list' ? { rule: 'repeated', type, id } : { type, id };
+    for (const [field, [type, id, kind]] of Object.entries(fields)) {
+      if (kind === 'map') Object.assign(made, { [field]: { keyType: 'string', type, id } });
+      else if (kind === 'list') made[field] = { rule: 'repeated', type, id };
+      else made[field] = { type, id, ...(kind === 'nullable' ? EXPLICIT : {}) };
     }
     nested[name] = { fields: made };
   }

@@ -33,6 +33,16 @@ const EXPECTED = {
   spec: { nodeName: 'node-a' },
 };
 
+const PROBED = {
+  Thing: { spec: ['Spec', 2] },
+  Spec: { unschedulable: ['bool', 4, 'nullable'], other: ['bool', 5] },
+} as const;
+
+/** In the envelope of an answer: `k8s`, and Unknown { raw (2) }. */
+function wrapped(raw: Buffer): Buffer {
+  return Buffer.concat([Buffer.from('k8s\0'), Buffer.from([0x12, raw.length]), raw]);
+}
+
 async function eventsOf(chunks: readonly Buffer[], maxBytes = 10_000): Promise<WatchEvent[]> {
   const events: WatchEvent[] = [];
   const stream = (async function* () {
@@ -53,6 +63,18 @@ describe('Kubernetes protobuf', () => {
       version: '9',
       next: 'next',
     });
+  });
+
+  it('tells a false that was sent from nothing, where the field is a pointer', () => {
+    const { Thing } = PROBED;
+    const wire = protobufWire('Thing', PROBED);
+    // Spec { unschedulable (4): false, other (5): false }, as Go writes them.
+    const spec = Buffer.from([0x20, 0, 0x28, 0]);
+    const thing = Buffer.concat([Buffer.from([Thing.spec[1] * 8 + 2, spec.length]), spec]);
+    // ListMeta { resourceVersion (2): '9' }, and the one item.
+    const list = Buffer.from([0x0a, 3, 0x12, 1, 0x39, 0x12, thing.length]);
+    const page = wire.page(wrapped(Buffer.concat([list, thing])));
+    assert.deepEqual(JSON.parse(JSON.stringify(page.items)), [{ spec: { unschedulable: false } }]);
   });
 
   it('reads the events of a watch wherever its bytes are cut', async () => {
