@@ -15,7 +15,7 @@ import { must } from '../support/run.ts';
 import { until } from '../support/wait.ts';
 import { APPS_IMAGE } from './kit/images.ts';
 import type { LivePod } from './kit/live-pod.ts';
-import { APP_PORT, MeshCluster, SYSTEM } from './kit/mesh.ts';
+import { APP_PORT, MeshCluster, POD_TRAFFIC, SYSTEM } from './kit/mesh.ts';
 import type { KubeNode } from './kit/node.ts';
 import { PROBED, livenessProbes, livesOf, probedPods } from './mesh-objects.ts';
 
@@ -58,7 +58,7 @@ describe('the end of the mesh on a Kubernetes of two nodes', () => {
   /** Whether a request is answered, and whether the bridge shows its bytes. */
   async function ask(): Promise<{ status: number; isClear: boolean }> {
     const marker = randomBytes(64);
-    await using wire = await mesh.cluster.capture([mesh.cluster.bridge], 'tcp');
+    await using wire = await mesh.cluster.capture([mesh.cluster.bridge], POD_TRAFFIC);
     const { status } = await client.request(webIp, 80, marker, 15_000);
     return { status, isClear: (await wire.seenAt(marker)).length > 0 };
   }

@@ -74,7 +74,7 @@ export async function livenessProbes(mesh: MeshCluster): Promise<ReadonlyMap<str
   return counts;
 }
 
-/** Two pods that serve on for 20 s after they were told to go, as apps with a grace period do; Service `rolled`. */
+/** Two pods that serve on for 8 s after they were told to go, as apps with a grace period do; Service `rolled`. */
 export function rolledDeployment(): object[] {
   const labels = { app: 'rolled' };
   return [
@@ -89,7 +89,7 @@ export function rolledDeployment(): object[] {
         template: {
           metadata: { labels },
           spec: {
-            terminationGracePeriodSeconds: 20,
+            terminationGracePeriodSeconds: 8,
             containers: [
               {
                 name: 'app',

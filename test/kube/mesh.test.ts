@@ -4,14 +4,14 @@
  */
 import assert from 'node:assert/strict';
 import { X509Certificate, randomBytes } from 'node:crypto';
-import { existsSync, readFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { after, before, describe, it } from 'node:test';
 import { connect } from 'node:tls';
 import type { Counts } from '../lab/kit/apps.ts';
 import { connectIn } from '../lab/kit/connect.ts';
 import { IS_LONG } from '../lab/shop.ts';
 import { until } from '../support/wait.ts';
-import { APP_PORT, HBONE_PORT, MeshCluster, SHOP, SYSTEM } from './kit/mesh.ts';
+import { APP_PORT, HBONE_PORT, MeshCluster, POD_TRAFFIC, SHOP, SYSTEM } from './kit/mesh.ts';
 import type { LogRecord } from './kit/mesh.ts';
 import { pod } from './kit/objects.ts';
 import { Shell } from './kit/shell.ts';
@@ -25,7 +25,7 @@ import {
   probedPods,
   rolledDeployment,
 } from './mesh-objects.ts';
-import { requestCertificate } from './token-request.ts';
+import { requestCertificate, tokenOf } from './token-request.ts';
 
 const SETTINGS = {
   CULVERT_DEFAULT_MODE: 'strict',
@@ -63,7 +63,7 @@ describe('the mesh on a Kubernetes of two nodes', () => {
   /** One request with a marker from client to server by its Service: where on the wire the marker was seen. */
   async function request(): Promise<{ seenAt: readonly string[]; tlsRecords: number; received: number }> {
     const marker = randomBytes(64);
-    await using wire = await mesh.cluster.capture([mesh.cluster.bridge], 'tcp');
+    await using wire = await mesh.cluster.capture([mesh.cluster.bridge], POD_TRAFFIC);
     const reply = await mesh.shop.request('client', webIp, 80, marker);
     assert.equal(reply.status, 200, JSON.stringify(reply.result));
     assert.ok(reply.peer.includes(await mesh.shop.ip('client')), `the app saw ${reply.peer}`);
@@ -250,6 +250,9 @@ describe('the mesh on a Kubernetes of two nodes', () => {
       await mesh.kubectl(...status);
       noneFailed(await loop.stats());
     }
+    // The load goes on until the last old pod is dead, not only told to go.
+    const isOver = async (): Promise<boolean> => (await mesh.pods(SHOP, 'app=rolled')).length === 2;
+    await until('the old pods to be gone', isOver, { timeoutMs: 60_000, everyMs: 500 });
     const counts = await loop.stop();
     noneFailed(counts);
     assert.ok(counts.ok > ROLLS * 30, JSON.stringify(counts));
@@ -339,12 +342,4 @@ function field(status: string, name: string): string {
 
 function commandOf(pid: number): string {
   return readFileSync(`/proc/${pid}/cmdline`, 'utf8');
-}
-
-/** The token that a kubelet gave to a pod, as whoever broke into its container would find it. */
-function tokenOf(pids: readonly number[]): string {
-  const files = pids.map((pid) => `/proc/${pid}/root/var/run/secrets/kubernetes.io/serviceaccount/token`);
-  const file = files.find((one) => existsSync(one));
-  if (file === undefined) throw new Error('the pod has no token');
-  return readFileSync(file, 'utf8');
 }

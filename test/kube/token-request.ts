@@ -1,5 +1,6 @@
 /** A certificate asked for by hand, with a pod's own token: what a thief of that token gets. */
 import { randomBytes } from 'node:crypto';
+import { existsSync, readFileSync } from 'node:fs';
 import { makeCsr, makeKeyPair, toPem } from '../../daemon/identity/csr.ts';
 import { parseSpiffeId } from '../../daemon/mesh/ids.ts';
 import { until } from '../support/wait.ts';
@@ -12,6 +13,14 @@ export interface Answer {
   readonly verdict: 'Issued' | 'Denied' | 'Failed';
   readonly reason: string;
   readonly message: string;
+}
+
+/** The token that a kubelet gave to a pod, as whoever broke into its container would find it. */
+export function tokenOf(pids: readonly number[]): string {
+  const files = pids.map((pid) => `/proc/${pid}/root/var/run/secrets/kubernetes.io/serviceaccount/token`);
+  const file = files.find((one) => existsSync(one));
+  if (file === undefined) throw new Error('the pod has no token');
+  return readFileSync(file, 'utf8');
 }
 
 /** Posts the request that a daemon would; resolves with the verdict. @throws Error when there is none in time. */

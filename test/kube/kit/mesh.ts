@@ -11,6 +11,7 @@ import type { RunResult } from '../../support/run.ts';
 import { until } from '../../support/wait.ts';
 import { builtImage } from '../image/builder.ts';
 import type { Image } from '../image/builder.ts';
+import { ADDRESSES } from './addresses.ts';
 import { KubeCluster } from './cluster.ts';
 import type { ClusterOptions } from './cluster.ts';
 import type { ControlPlane } from './control-plane.ts';
@@ -23,6 +24,8 @@ export const SYSTEM = 'culvert-system';
 export const SHOP = 'shop';
 export const APP_PORT = 8080;
 export const HBONE_PORT = 15_008;
+/** For captures of the bridge: everything but what nodes and the API server say, of which tcpdump would lose some. */
+export const POD_TRAFFIC = `tcp and not host ${ADDRESSES.controlPlane}`;
 /** What publishes on a pod that it takes tunnels. */
 export const STATE = 'culvert.dev/state';
 const DAEMONS = 'app.kubernetes.io/name=culvert,app.kubernetes.io/component=daemon';
