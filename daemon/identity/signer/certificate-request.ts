@@ -8,7 +8,6 @@ import type { Phase, RequestSummary, SigningRequest } from './request.ts';
 import { readContents } from './request-contents.ts';
 import { excerpt } from '../text.ts';
 
-export { USAGES } from './request.ts';
 export const GROUP = 'cert-manager.io';
 export const ALL_PATH = `/apis/${GROUP}/v1/certificaterequests`;
 

@@ -5,7 +5,8 @@
  */
 import { z } from 'zod';
 import type { IssuerRef } from '../issuer-ref.ts';
-import { GROUP, USAGES } from '../signer/certificate-request.ts';
+import { GROUP } from '../signer/certificate-request.ts';
+import { USAGES } from '../signer/request.ts';
 import { excerpt } from '../text.ts';
 import { AskedCertificates } from './asked.ts';
 import type { Answer, AskedKind, AskedOptions, Wanted } from './asked.ts';

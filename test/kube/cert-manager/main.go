@@ -1,5 +1,5 @@
-// cert-manager for tests: its webhook, and of its controllers those that a CA issuer and a Certificate need. What its own
-// binaries leave us out is ACME, Venafi and Vault: half of the modules.
+// cert-manager for tests: its webhook, and of its controllers those that a CA issuer and a Certificate need. Without
+// ACME, Venafi and Vault, half of the modules of its own binaries are not built.
 //
 //	cert-manager controller --kubeconfig F --controllers a,b     cert-manager webhook FLAGS
 //
