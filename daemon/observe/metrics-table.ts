@@ -122,7 +122,7 @@ export const METRICS = {
     'source',
   ),
   culvert_csr_decisions_total: counter(
-    'Certificate requests that culvert-ca issued, denied or failed, by reason',
+    'Certificate requests that culvert-ca issued, approved, denied or failed, by reason',
     'outcome',
     'reason',
   ),
