@@ -56,6 +56,8 @@ export class FileSource implements ClusterSource {
   #hasLooked = false;
   #isAllDue = true;
   #nextLookMs = 0;
+  /** Before which no notice makes us look at everything again. */
+  #soonestLookMs = 0;
   /** What the last look at everything took, without reading. */
   #lookMs = 0;
   #lastTurnMs = 0;
@@ -122,7 +124,7 @@ export class FileSource implements ClusterSource {
 
   async #run(onDeltas: (deltas: readonly Delta[]) => void): Promise<void> {
     while (!this.#isClosed()) {
-      const isAll = this.#isAllDue || performance.now() >= this.#nextLookMs;
+      const isAll = performance.now() >= this.#dueMs();
       await (isAll ? this.#lookAtAll() : this.#lookAtNamed());
       if (this.#isClosed()) return;
       const deltas = this.#view.takeDeltas(this.#isGoneCounted());
@@ -159,23 +161,31 @@ export class FileSource implements ClusterSource {
       if (!listing.files.has(path) && !isBelow(path, listing.unread)) this.#forget(path);
     this.#lookMs = performance.now() - startMs;
     for (const [path, stamp] of listing.files) await this.#consider(path, stamp);
-    this.#nextLookMs = performance.now() + Math.max(this.#intervalMs, this.#lookMs * LOOK_SHARE);
+    const nowMs = performance.now();
+    this.#nextLookMs = nowMs + Math.max(this.#intervalMs, this.#lookMs * LOOK_SHARE);
+    this.#soonestLookMs = nowMs + Math.min(this.#intervalMs, this.#lookMs * LOOK_SHARE);
+  }
+
+  /** When everything is looked at next: notices alone must not make us do it all the time. */
+  #dueMs(): number {
+    return this.#isAllDue ? Math.min(this.#soonestLookMs, this.#nextLookMs) : this.#nextLookMs;
   }
 
   /** The files that notices named, and those that were restless. */
   async #lookAtNamed(): Promise<void> {
     const paths = new Set([...this.#named, ...this.#restless.keys()]);
     this.#named.clear();
+    let isAnyAway = false;
     for (const path of paths) {
       const stamp = await stampOf(join(this.#root, path));
       if (typeof stamp === 'object') await this.#consider(path, stamp);
       else {
         // It may be gone, or it or its folder unreadable: a look at everything tells these apart.
         this.#restless.delete(path);
-        this.#isAllDue ||= this.#stamps.has(path);
+        isAnyAway ||= this.#stamps.has(path);
       }
     }
-    if (this.#isAllDue) await this.#lookAtAll();
+    if (isAnyAway) await this.#lookAtAll();
   }
 
   async #consider(path: string, stamp: Stamp): Promise<void> {
@@ -268,14 +278,15 @@ export class FileSource implements ClusterSource {
     this.#wake();
   }
 
-  /** Until something is due: a notice, a restless file, or the next look at everything. */
+  /**
+   * Until something is due: a notice, a restless file, or the next look at everything. A file that was named never
+   * waits for that one: a pod that is not known yet may be starting.
+   */
   async #sleep(): Promise<void> {
-    const restMs = Math.max(0, this.#nextLookMs - performance.now());
+    const restMs = Math.max(0, this.#dueMs() - performance.now());
     const dueMs = this.#restless.size > 0 ? Math.min(restMs, this.#settleMs) : restMs;
-    if (this.#named.size === 0 && !this.#isAllDue && !this.#isClosed()) await this.#pause(dueMs);
-    // Notices alone must not make us look at everything all the time.
-    const flockMs = this.#isAllDue ? Math.min(this.#lookMs * LOOK_SHARE, this.#intervalMs) : 0;
-    if (!this.#isClosed()) await this.#pause(Math.max(FLOCK_MS, flockMs), true);
+    if (this.#named.size === 0 && !this.#isClosed()) await this.#pause(dueMs);
+    if (!this.#isClosed()) await this.#pause(FLOCK_MS, true);
   }
 
   async #pause(ms: number, isDeaf = false): Promise<void> {

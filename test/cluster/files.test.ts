@@ -93,6 +93,18 @@ function published(name: string, state: PublishedState['state']): PublishedState
 const patience = { timeout: 120_000 };
 
 describe('FileSource', patience, () => {
+  it('reads a file that was named at once, though a look at everything is due: a pod may be starting', async (t) => {
+    const many = Array.from({ length: 400 }, (_, i): [string, string] => [`n${i}.yaml`, namespace(`n${i}`)]);
+    const folder = await Folder.with(t, Object.fromEntries(many), { intervalMs: 60_000 });
+    const everythingSeenAt = (): number =>
+      performance.now() - (folder.source.stalenessMs().get('folder') ?? 0);
+    // The folder's first watcher has just been made, so that everything is due once more.
+    const startMs = performance.now();
+    await folder.replace('late.yaml', pod('late'));
+    await folder.until(() => folder.last('workload', 'uid-late') !== undefined);
+    assert.ok(everythingSeenAt() <= startMs, 'it was found by looking at everything');
+  });
+
   it('tells all there is before it is synced, namespaces before pods, in subfolders too', async (t) => {
     const folder = await Folder.with(t, {
       'a-pods.yaml': `${pod('one')}---\n${pod('two', 'node-b')}`,
