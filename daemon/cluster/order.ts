@@ -1,14 +1,16 @@
 /** In which order changes of one batch are told. Pure. */
 import type { Delta } from '../mesh/model.ts';
 
-/** Readers of the deltas meet a pod's namespace before the pod, and the pod before its state. */
+/** Readers of the deltas meet a pod's namespace and its policies before the pod, and the pod before its state. */
 const RANK: Readonly<Record<Delta['kind'], number>> = {
   namespace: 0,
   node: 1,
-  workload: 2,
-  service: 3,
-  slice: 4,
-  published: 5,
+  'peer-authentication': 2,
+  policy: 3,
+  workload: 4,
+  service: 5,
+  slice: 6,
+  published: 7,
 };
 
 /** Namespaces first, published states last; changes of one kind stay in the order in which they came. */

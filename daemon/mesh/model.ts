@@ -1,5 +1,6 @@
 /** What the cluster is, as far as the mesh uses it. Plain data: crosses threads by structured clone. */
 import type { Ip, PodUid, Port, TrustDomain } from './ids.ts';
+import type { AuthorizationPolicy, PeerAuthentication } from './policy/model.ts';
 
 /** A pod's life with us (DESIGN.md 3a). `none`: not ours. `unenrollable`: ours by label, but can't be. */
 export type PodState = 'none' | 'pending' | 'opening' | 'joining' | 'enrolled' | 'leaving' | 'unenrollable';
@@ -117,13 +118,19 @@ export interface PublishedState {
   readonly sinceMs: number;
 }
 
-/** One change of the cluster. `key`s: namespaces and nodes by name, services and slices `ns/name`, pods by UID. */
+/** One change of the cluster. `key`s: namespaces and nodes by name, pods by UID, all others `ns/name`. */
 export type Delta =
   | { readonly kind: 'namespace'; readonly key: string; readonly value: NamespaceInfo | undefined }
   | { readonly kind: 'node'; readonly key: string; readonly value: NodeInfo | undefined }
   | { readonly kind: 'workload'; readonly key: PodUid; readonly value: Workload | undefined }
   | { readonly kind: 'service'; readonly key: string; readonly value: Service | undefined }
   | { readonly kind: 'slice'; readonly key: string; readonly value: EndpointSlice | undefined }
+  | { readonly kind: 'policy'; readonly key: string; readonly value: AuthorizationPolicy | undefined }
+  | {
+      readonly kind: 'peer-authentication';
+      readonly key: string;
+      readonly value: PeerAuthentication | undefined;
+    }
   | { readonly kind: 'published'; readonly key: PodUid; readonly value: PublishedState | undefined };
 
 /** Mesh-wide settings that decisions read; from config, the same in every thread. */

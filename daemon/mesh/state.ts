@@ -220,6 +220,9 @@ export class MeshState {
       case 'published':
         this.#setPublished(delta.key, delta.value);
         break;
+      case 'policy':
+      case 'peer-authentication':
+        break;
     }
   }
 
