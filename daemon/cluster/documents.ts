@@ -26,6 +26,8 @@ export type FileObject =
 /** What a file holds. `isBroken`: it is no YAML, so nothing can be said of its objects. */
 export interface FileContent {
   readonly isBroken: boolean;
+  /** Broken, and it names a kind of policy. */
+  readonly hidesPolicies?: boolean;
   readonly objects: readonly FileObject[];
   readonly problems: readonly LineProblem[];
 }
@@ -44,6 +46,7 @@ export type ParsedText =
 const MAX_ALIASES = 100;
 /** Problems told of one file. */
 const MAX_PROBLEMS = 50;
+const POLICIES = /AuthorizationPolicy|PeerAuthentication/;
 
 /** The objects in `text`. JSON is YAML too; `isJson` only makes it quicker. */
 export function readObjects(text: string, isJson: boolean): FileContent {
@@ -52,7 +55,7 @@ export function readObjects(text: string, isJson: boolean): FileContent {
   const parsed = parseText(text);
   return parsed.ok
     ? contentOf(parsed.documents)
-    : { isBroken: true, objects: [], problems: [parsed.problem] };
+    : { isBroken: true, hidesPolicies: POLICIES.test(text), objects: [], problems: [parsed.problem] };
 }
 
 /** JSON that has nothing wrong; undefined otherwise, for YAML's parser knows the lines. */

@@ -239,7 +239,7 @@ export class FileSource implements ClusterSource {
     this.#hasLooked = true;
     const reason = this.#unread.get('');
     if (reason === undefined) {
-      this.#firstLook.resolve();
+      if (!this.#view.hidesPolicies) this.#firstLook.resolve();
       return;
     }
     const message = `the cluster folder ${this.#root} ${reason}; make it, or give another one with --cluster-dir`;

@@ -8,6 +8,7 @@ import { parsePort } from '../mesh/ids.ts';
 import { cidrAt, ipAt, meshLabel } from './fields.ts';
 import type { JsonPath, Note, ObjectProblem } from './fields.ts';
 import { podToWorkload } from './pods.ts';
+import { POLICY_GROUP, POLICY_VERSIONS, toPeerAuthentication, toPolicy } from './policies.ts';
 import { toService, toSlice } from './services.ts';
 import {
   headSchema,
@@ -16,6 +17,7 @@ import {
   namespaceSchema,
   nodeSchema,
   podSchema,
+  policyHeadSchema,
   serviceAccountSchema,
   serviceSchema,
   sliceSchema,
@@ -40,14 +42,18 @@ export type Translation =
   /** An object of a kind that we don't use. */
   | { readonly kind: 'foreign' };
 
-/** The kinds we read. */
-const API_VERSIONS: ReadonlyMap<string, string> = new Map([
-  ['Namespace', 'v1'],
-  ['Node', 'v1'],
-  ['Pod', 'v1'],
-  ['Service', 'v1'],
-  ['ServiceAccount', 'v1'],
-  ['EndpointSlice', 'discovery.k8s.io/v1'],
+const CORE = ['v1'];
+const POLICY = POLICY_VERSIONS.map((version) => `${POLICY_GROUP}/${version}`);
+/** The kinds we read, in these versions. */
+const API_VERSIONS: ReadonlyMap<string, readonly string[]> = new Map([
+  ['Namespace', CORE],
+  ['Node', CORE],
+  ['Pod', CORE],
+  ['Service', CORE],
+  ['ServiceAccount', CORE],
+  ['EndpointSlice', ['discovery.k8s.io/v1']],
+  ['AuthorizationPolicy', POLICY],
+  ['PeerAuthentication', POLICY],
 ]);
 const CLUSTER_SCOPED = new Set(['Namespace', 'Node']);
 /** Problems told of one object; the others come when these are mended. */
@@ -79,10 +85,12 @@ export function translate(value: unknown): Translation {
   const { kind, apiVersion } = head.data;
   const expected = API_VERSIONS.get(kind);
   if (expected === undefined) return { kind: 'foreign' };
-  if (apiVersion === expected) return byKind(kind, value);
-  // Knative's Service is not ours, but a Pod of v2 is a mistake.
-  if (apiVersion.includes('/') && !expected.includes('/')) return { kind: 'foreign' };
-  const reason = `must be ${expected} for kind ${kind}`;
+  if (expected.includes(apiVersion)) return byKind(kind, value);
+  // Knative's Service is not ours, nor is Linkerd's AuthorizationPolicy; but a Pod of v2 is a mistake.
+  const isForeign =
+    expected === CORE ? apiVersion.includes('/') : apiVersion.startsWith('policy.linkerd.io/');
+  if (isForeign) return { kind: 'foreign' };
+  const reason = `must be ${expected.join(' or ')} for kind ${kind}`;
   return invalid(kind, value, [{ path: ['apiVersion'], reason }]);
 }
 
@@ -113,6 +121,10 @@ function byKind(kind: string, value: unknown): Translation {
         const slice = toSlice(object, note);
         return slice && { kind: 'slice', key: `${slice.namespace}/${slice.name}`, value: slice };
       });
+    case 'AuthorizationPolicy':
+      return read(kind, policyHeadSchema, value, toPolicy);
+    case 'PeerAuthentication':
+      return read(kind, policyHeadSchema, value, toPeerAuthentication);
     default:
       return read(kind, serviceAccountSchema, value, () => undefined);
   }

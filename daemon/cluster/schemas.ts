@@ -151,6 +151,11 @@ export const sliceSchema = z.object({
   ),
 });
 
+/** Which policy it is; what it says is read elsewhere (mesh/policy), and closes where it is wrong. */
+export const policyHeadSchema = z.looseObject({
+  metadata: z.looseObject({ name, namespace: name.nullish() }),
+});
+
 /** `status/<node>.yaml`, which a node's daemon writes: see published.ts. */
 export const statusSchema = z.object({
   node: name,

@@ -36,6 +36,9 @@ interface HeldStatus {
 const MAX_OBJECTS = 500_000;
 /** Problems told at once; the rest is a number. */
 const MAX_PROBLEMS = 1_000;
+const HIDING =
+  'names policies, and nothing of it could be read yet: a daemon that starts decides nothing until it is mended, one that runs goes without them';
+
 export class FolderView {
   readonly #filter: FileFilter | undefined;
   readonly #files = new Map<string, HeldFile>();
@@ -49,6 +52,8 @@ export class FolderView {
   readonly #strangers = new Map<PodUid, SourceProblem>();
   /** By path, for what is wrong with a file itself (too large, unreadable). */
   readonly #fileProblems = new Map<string, string>();
+  /** Files of which nothing could ever be read and that name policies. */
+  readonly #hiding = new Set<string>();
   readonly #changedIds = new Set<string>();
   readonly #changedUids = new Set<PodUid>();
   #objects = 0;
@@ -60,6 +65,8 @@ export class FolderView {
   /** Takes a file's new content. What is broken in it stays as it was. */
   put(path: string, content: FileContent): void {
     const old = this.#files.get(path)?.objects ?? new Map<string, Held>();
+    if (content.hidesPolicies === true && !this.#files.has(path)) this.#hiding.add(path);
+    else if (!content.isBroken) this.#hiding.delete(path);
     const problems = [...content.problems];
     const objects = content.isBroken ? old : this.#merge(old, content, problems);
     if (this.#objects - old.size + objects.size > MAX_OBJECTS) {
@@ -88,6 +95,7 @@ export class FolderView {
   /** The file is gone: so are its objects. */
   remove(path: string): void {
     this.#fileProblems.delete(path);
+    this.#hiding.delete(path);
     const file = this.#files.get(path);
     this.#files.delete(path);
     this.#objects -= file?.objects.size ?? 0;
@@ -111,6 +119,11 @@ export class FolderView {
 
   get isEmpty(): boolean {
     return this.#objects === 0;
+  }
+
+  /** Whether there may be policies that nobody knows: what decides without them may allow what they deny. */
+  get hidesPolicies(): boolean {
+    return this.#hiding.size > 0 && this.#wants('policy');
   }
 
   /** Whether nothing is left of what there was: that is no deletion, but a folder that is away. */
@@ -141,6 +154,7 @@ export class FolderView {
   problems(): readonly SourceProblem[] {
     const all: SourceProblem[] = [];
     for (const [where, reason] of this.#fileProblems) all.push({ where, line: undefined, reason });
+    for (const where of this.#hiding) all.push({ where, line: undefined, reason: HIDING });
     for (const [where, { problems }] of this.#files)
       for (const each of problems) all.push({ where, ...each });
     for (const { path, problems } of this.#status.values())
