@@ -5,6 +5,8 @@
 import { MeshError } from './errors.ts';
 import { parsePort, parseTrustDomain } from './mesh/ids.ts';
 import type { Port, TrustDomain } from './mesh/ids.ts';
+import { PATH_NORMALIZATIONS } from './mesh/policy/path.ts';
+import type { PathNormalization } from './mesh/policy/path.ts';
 import ipaddr from 'ipaddr.js';
 
 type Parsed<T> = { readonly ok: true; readonly value: T } | { readonly ok: false; readonly expected: string };
@@ -89,6 +91,20 @@ const trustDomain = (value: string): Parsed<TrustDomain> => {
   const parsed = parseTrustDomain(value);
   return parsed === undefined ? bad('a trust domain of a-z 0-9 . _ -') : ok(parsed);
 };
+const trustDomains = (value: string): Parsed<readonly TrustDomain[]> => {
+  const items = value.split(',').filter((item) => item !== '');
+  const parsed = items.flatMap((item) => parseTrustDomain(item) ?? []);
+  return parsed.length === items.length
+    ? ok(parsed)
+    : bad('trust domains of a-z 0-9 . _ -, joined by commas');
+};
+/** `merge_slashes`, or as Istio's configuration spells it. */
+const pathNormalization = (value: string): Parsed<PathNormalization> => {
+  const found = PATH_NORMALIZATIONS.find((one) => one === value.toUpperCase());
+  return found === undefined ? bad(PATH_NORMALIZATIONS.join(' | ').toLowerCase()) : ok(found);
+};
+const namespaceName = (value: string): Parsed<string> =>
+  /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/.test(value) ? ok(value) : bad('the name of a namespace');
 
 const MINUTE = 60_000;
 const DAY = 86_400_000;
@@ -175,6 +191,20 @@ export const KNOBS = {
     'enrolment',
     'What workloads accept where no PeerAuthentication says otherwise',
   ),
+  rootNamespace: knob(
+    namespaceName,
+    'istio-system',
+    '',
+    'enrolment',
+    'Namespace whose policies hold for the whole mesh',
+  ),
+  pathNormalization: knob(
+    pathNormalization,
+    'base',
+    '',
+    'enrolment',
+    'How the path of an HTTP request is written before policies judge it and before it goes on to the app',
+  ),
   meshCidrs: knob(cidrs, '', 'ranges', 'enrolment', "Ranges of pod addresses besides the nodes' podCIDRs"),
   holdTimeout: knob(
     duration(100, 10 * MINUTE),
@@ -211,6 +241,13 @@ export const KNOBS = {
     'enrolment',
     'How often actual is compared with desired',
   ),
+  unknownPodHold: knob(
+    duration(0, MINUTE),
+    '10s',
+    'time',
+    'enrolment',
+    'A new pod whose object has not been read yet may not connect, nor be connected to, for this long at most',
+  ),
 
   workers: knob(integer(0, 16), '0', 'threads', 'proxy', 'Data-plane threads; 0 means min(4, cores)'),
   listenerPortMin: knob(port, '61001', 'port', 'proxy', 'First port our listeners may take in a pod'),
@@ -238,6 +275,13 @@ export const KNOBS = {
     'proxy',
     'Silence allowed on a connection of which one direction is closed',
   ),
+  sniffTimeout: knob(
+    duration(100, 5 * MINUTE),
+    '5s',
+    'time',
+    'proxy',
+    'Where a policy looks at requests: silence for this long, before anything was said, counts as bytes that are not HTTP',
+  ),
   tunnelIdle: knob(duration(100, DAY), '5m', 'time', 'proxy', 'A tunnel with no stream is closed after this'),
   pingInterval: knob(duration(100, 10 * MINUTE), '10s', 'time', 'proxy', 'HTTP/2 PING on tunnels'),
   pingTimeout: knob(
@@ -252,7 +296,7 @@ export const KNOBS = {
     '300s',
     'time',
     'proxy',
-    'How long connections may live on after SIGTERM',
+    'How long connections may live on after SIGTERM, once another daemon has the node',
   ),
 
   maxConnectionsPerPod: knob(
@@ -343,6 +387,13 @@ export const KNOBS = {
   ),
 
   trustDomain: knob(trustDomain, 'cluster.local', '', 'identity', 'Trust domain of every identity'),
+  trustDomainAliases: knob(
+    trustDomains,
+    '',
+    'trust domains',
+    'identity',
+    'Further names of the trust domain in policies: with any, cluster.local, the own and these mean all of them',
+  ),
   certSource: knob(
     oneOf('', 'local', 'kubernetes-csr', 'cert-manager'),
     '',

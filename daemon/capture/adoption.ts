@@ -45,14 +45,15 @@ export class Adoption {
 
   /**
    * Removes what belongs to nobody, but for pods that live and that we have not heard of (yet). Never throws: what the
-   * kernel refuses is told and tried again at the next call.
+   * kernel refuses is told and tried again at the next call. `guarded`: new pods that we guard and nobody knows yet.
    */
   settle(
     entries: ReadonlyMap<PodUid, Entry>,
     cgroups: ReadonlyMap<PodUid, string>,
     isSeen: (uid: PodUid) => boolean,
+    guarded: Iterable<PodUid> = [],
   ): void {
-    this.#endStrangers(entries, cgroups, isSeen);
+    this.#endStrangers(entries, cgroups, isSeen, guarded);
     this.#endOtherLayouts(entries);
   }
 
@@ -60,6 +61,7 @@ export class Adoption {
     entries: ReadonlyMap<PodUid, Entry>,
     cgroups: ReadonlyMap<PodUid, string>,
     isSeen: (uid: PodUid) => boolean,
+    guarded: Iterable<PodUid>,
   ): void {
     const unseen = unseenOf(this.#adopted, cgroups, isSeen);
     this.#isDue ||=
@@ -71,7 +73,7 @@ export class Adoption {
       const failures = removeStrangers(
         this.#kernel,
         this.#kernel.inventory(),
-        knownOf(entries, unseen, cgroups),
+        knownOf(entries, unseen, cgroups, guarded),
       );
       this.#isDue = failures.length > 0;
       this.#tell(failures[0]);

@@ -27,13 +27,14 @@ import type { ReportEvents } from './reports.ts';
 import { findSandbox, hasProcesses } from './sandbox.ts';
 import type { Adopted } from './strangers.ts';
 import { takeApart } from './take-apart.ts';
+import { UnknownPods } from './unknown-pods.ts';
 import { isWanted } from './wanted.ts';
 
 export interface EnrolmentOptions {
   readonly context: CaptureContext;
   readonly state: MeshState;
   readonly settings: MeshSettings;
-  readonly timing: Timing & { readonly rescanInterval: number };
+  readonly timing: Timing & { readonly rescanInterval: number; readonly unknownPodHold: number };
   readonly kubepods: string;
   readonly procRoot: string;
   readonly hostNetnsFd: number;
@@ -49,6 +50,7 @@ export class Enrolment {
   readonly #seenUnwanted = new Set<PodUid>();
   readonly #identities: WantedIdentities;
   readonly #reports: Reports;
+  readonly #unknown: UnknownPods;
   /** Set when it starts. */
   #adoption: Adoption | undefined;
   #isFirst = true;
@@ -62,6 +64,7 @@ export class Enrolment {
     this.#hot = options.context.hot;
     this.#identities = new WantedIdentities(options.events);
     this.#reports = new Reports(options.state, this.#identities, options.events);
+    this.#unknown = new UnknownPods(options.context.kernel, options.timing.unknownPodHold, options.log);
   }
 
   /** Starts with what a daemon before us left in the kernel. Nothing is done before: all of it would look strange. */
@@ -142,18 +145,27 @@ export class Enrolment {
     clearTimeout(this.#timer);
     const cgroups = this.#podCgroups();
     if (cgroups === undefined) return this.#later(this.#options.timing.rescanInterval);
-    const local = new Map<PodUid, Workload>();
-    for (const workload of this.#options.state.workloads())
-      if (workload.node === this.#options.settings.nodeName) local.set(workload.uid, workload);
+    const local = this.#localWorkloads();
+    if (this.#leavingAll === undefined) this.#unknown.look(cgroups, (uid) => local.has(uid), Date.now());
+    else this.#unknown.releaseAll();
     for (const workload of local.values()) this.#consider(adoption, workload, cgroups.get(workload.uid));
     for (const entry of [...this.#entries.values()])
       this.#step(entry, local.get(entry.uid), cgroups.get(entry.uid));
     for (const uid of this.#seenUnwanted) if (!local.has(uid)) this.#seenUnwanted.delete(uid);
-    adoption.settle(this.#entries, cgroups, (uid) => local.has(uid));
+    adoption.settle(this.#entries, cgroups, (uid) => local.has(uid), this.#unknown.uids);
     this.#isFirst = false;
     this.#reports.tell(this.#entries, local);
     if (this.#leavingAll !== undefined && this.#entries.size === 0) this.#leavingAll();
-    this.#later(untilNextLook(this.#entries.values(), this.#options.timing, Date.now()));
+    const now = Date.now();
+    const wait = untilNextLook(this.#entries.values(), this.#options.timing, now);
+    this.#later(Math.min(wait, Math.max(1, this.#unknown.deadlineMs - now)));
+  }
+
+  #localWorkloads(): ReadonlyMap<PodUid, Workload> {
+    const local = new Map<PodUid, Workload>();
+    for (const workload of this.#options.state.workloads())
+      if (workload.node === this.#options.settings.nodeName) local.set(workload.uid, workload);
+    return local;
   }
 
   #later(ms: number): void {
@@ -176,13 +188,16 @@ export class Enrolment {
     const { uid } = workload;
     if (this.#entries.has(uid)) return;
     const wasEnrolled = cgroup !== undefined && adoption.wasEnrolled(uid, cgroup);
-    const isGuarded = adoption.isGuarded(uid);
-    if (!wasEnrolled && !this.#isWanted(workload, isGuarded)) {
+    const isAdopted = adoption.isGuarded(uid);
+    if (!wasEnrolled && !this.#isWanted(workload, isAdopted)) {
       // Of a pod that came after us and whose label nobody could tell, it is not known that it was not wanted.
-      if (this.#isFirst || this.#options.state.labelling(workload) !== 'unread') this.#seenUnwanted.add(uid);
+      const isRead = this.#options.state.labelling(workload) !== 'unread';
+      if (this.#isFirst || isRead) this.#seenUnwanted.add(uid);
+      if (isRead) this.#unknown.release(uid);
       return;
     }
     if (cgroup === undefined) return; // its cgroup has not appeared yet
+    const isGuarded = this.#unknown.handOver(uid) !== undefined || isAdopted;
     const ranUnguarded = !wasEnrolled && !isGuarded && hasProcesses(cgroup);
     const wasRunning = ranUnguarded && (this.#seenUnwanted.has(uid) || this.#isFirst);
     this.#entries.set(

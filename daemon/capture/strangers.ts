@@ -34,15 +34,16 @@ export function unseenOf(
   };
 }
 
-/** What is the entries', and the unseen pods'. */
+/** What is the entries', the unseen pods', and that of new pods that we guard. */
 export function knownOf(
   entries: ReadonlyMap<PodUid, Entry>,
   unseen: Adopted,
   cgroups: ReadonlyMap<PodUid, string>,
+  guarded: Iterable<PodUid>,
 ): Known {
   const isUnseen = ([uid, path]: readonly [PodUid, string]): boolean =>
     unseen.guards.includes(uid) || unseen.enrolledCgroups.includes(cgroupIdOrZero(path));
-  const uids = new Set([...entries.keys(), ...[...cgroups].filter(isUnseen).map(([uid]) => uid)]);
+  const uids = new Set([...entries.keys(), ...guarded, ...[...cgroups].filter(isUnseen).map(([uid]) => uid)]);
   return {
     uids,
     netnsCookies: new Set([...entries.values()].flatMap(({ captured }) => captured?.cookie ?? [])),

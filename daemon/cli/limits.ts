@@ -60,7 +60,7 @@ const FIXED: readonly FixedLimit[] = [
   },
   {
     title: 'Labels that can not be read',
-    text: 'A pod that was enrolled stays so until its label was read as absent: a namespace whose object is broken, not there yet, or gone before its pods changes nothing, and culvert status says so. A pod that was never enrolled is left alone until its namespace has been read; it is counted as unguarded when it was to be meshed. A folder (--cluster-dir) that loses all of its objects keeps its last state; one emptied more slowly than a second in all is believed file by file.',
+    text: 'A pod that was enrolled stays so until its label was read as absent: a namespace whose object is broken, not there yet, or gone before its pods changes nothing, and culvert status says so. A new pod whose object or namespace has not been read yet is closed both ways for unknownPodHold at most; then it is left alone until they have been, and counted as unguarded when it was to be meshed. Static pods are never waited for: no object of the API has the UID of their cgroup. A folder (--cluster-dir) that loses all of its objects keeps its last state; one emptied more slowly than a second in all is believed file by file.',
   },
   {
     title: 'Uninstalling one node',
