@@ -49,12 +49,12 @@ UNIT := $(wildcard test/*.test.ts) $(filter-out $(wildcard test/lab/*.test.ts te
 LAB := $(wildcard test/lab/*.test.ts test/faults/*.test.ts)
 INTEROP := $(wildcard test/interop/*.test.ts)
 KUBE := $(wildcard test/kube/*.test.ts)
+KUBE_JOBS ?= 1
 HOT := native/hot/build/Release/hot.node
 
-# $(call reporters,run): what a person reads; the files that failed; the figures of a soak.
+# $(call reporters,run): what a person reads; what `make` reads after it: files that failed, figures, totals.
 reporters = --test-reporter=spec --test-reporter-destination=stdout \
-  --test-reporter=./test/support/failed-files.ts --test-reporter-destination=$(LOGS)/failed-$(1) \
-  --test-reporter=./test/support/figures.ts --test-reporter-destination=$(LOGS)/figures-$(1)
+  --test-reporter=./test/support/record.ts --test-reporter-destination=$(LOGS)/run-$(1)
 
 # $(call step,label,log name,command): one progress line; the output only when it fails.
 define step
@@ -140,10 +140,6 @@ kind: ## With Docker and kind: a cluster, the image, the mesh, the benchmark (KE
 kube: setup kube-packages
 	@$(NODE) test/kube/kit/prepare.ts
 
-.PHONY: test-kube
-test-kube: kube image ## Tests on a real Kubernetes; the first time it is built: minutes
-	@mkdir -p $(LOGS); $(NODE) --test --test-concurrency=1 $(TEST_FLAGS) $(call reporters,kube) $(KUBE) || $(MAKE) test-again RUN=kube
-
 .PHONY: lint
 lint: setup ## Types, lint rules, format, and whether the committed BPF objects match their sources
 	$(call step,types,tsc,$(NODE) node_modules/typescript/bin/tsc --noEmit)
@@ -155,28 +151,46 @@ lint: setup ## Types, lint rules, format, and whether the committed BPF objects 
 format: setup ## Format all TypeScript and JSON
 	@biome format --write .
 
-# Missing root or BPF fails here with its name, before any test; nothing is skipped.
+# Missing root, BPF, memory or disk fails here with its name, before any test; nothing is skipped.
 .PHONY: preflight
-preflight: setup
-	@$(NODE) test/lab/kit/check.ts
+preflight: setup kube-packages
+	@$(NODE) test/kube/kit/prepare.ts check --tests
 
 .PHONY: test
-test: preflight lint ## In short forms: lint, unit tests, lab tests (a real Kubernetes: make test-kube)
-	@$(NODE) --test --test-concurrency=$(JOBS) $(TEST_FLAGS) $(call reporters,lab) $(UNIT) $(LAB) || $(MAKE) test-again RUN=lab
+test: preflight lint ## All tests in short forms: units, lab, a real Kubernetes (built the first time)
+	@rm -f $(LOGS)/run-*; outcome=0; \
+	$(MAKE) test-lab || outcome=1; $(MAKE) test-kube || outcome=1; $(MAKE) totals; exit $$outcome
+
+.PHONY: test-lab
+test-lab: setup ## Unit tests, and tests in the lab's namespaces
+	@mkdir -p $(LOGS); $(NODE) --test --test-concurrency=$(JOBS) $(TEST_FLAGS) $(call reporters,lab) $(UNIT) $(LAB) \
+	|| $(MAKE) test-again RUN=lab
+
+.PHONY: test-kube
+test-kube: setup kube-packages ## Tests on a real Kubernetes; the first time it is built: minutes
+	@$(NODE) test/kube/kit/prepare.ts --tests
+	@$(NODE) test/kube/image/main.ts culvert bench
+	@mkdir -p $(LOGS); $(NODE) --test --test-concurrency=$(KUBE_JOBS) $(TEST_FLAGS) $(call reporters,kube) $(KUBE) \
+	|| $(MAKE) test-again RUN=kube
+
+# A line for each run of tests since `make test` began, and one for all.
+.PHONY: totals
+totals: setup
+	@$(NODE) test/support/totals.ts $$(ls -tr $(LOGS)/run-*)
 
 # A file of the lab, or of Kubernetes, has real daemons, kernels' timers and two cores to share with another: one that
 # failed runs once more, alone, and loudly. Whatever failed elsewhere stays failed.
 .PHONY: test-again
 test-again:
-	@again=$$(sort -u $(LOGS)/failed-$(RUN)); \
-	if [ -z "$$again" ] || grep -qvE '^test/(lab|kube)/' $(LOGS)/failed-$(RUN); then exit 1; fi; \
+	@again=$$(sed -n 's/^failed //p' $(LOGS)/run-$(RUN) | sort -u); \
+	if [ -z "$$again" ] || grep -qvE '^test/(lab|kube)/' <<<"$$again"; then exit 1; fi; \
 	printf '\n*** FAILED ONCE, RUNNING AGAIN ALONE (each is a flake to be mended, or a defect):\n%s\n\n' "$$again"; \
-	$(NODE) --test --test-concurrency=1 --test-reporter=spec $$again
+	$(NODE) --test --test-concurrency=1 $(call reporters,$(RUN)-again) $$again
 
 .PHONY: soak
 soak: ## The same with every figure in full (CULVERT_LONG=1): about an hour; ends with a line for each
-	@rm -f $(LOGS)/figures-*; CULVERT_LONG=1 FUZZ_RUNS=$(SOAK_FUZZ) CULVERT_FUZZ=$(SOAK_FUZZ) $(MAKE) test; outcome=$$?; \
-	printf '\nThe figures, as run (fuzz: $(SOAK_FUZZ) inputs for each property):\n'; sort $(LOGS)/figures-* 2>/dev/null; exit $$outcome
+	@CULVERT_LONG=1 FUZZ_RUNS=$(SOAK_FUZZ) CULVERT_FUZZ=$(SOAK_FUZZ) $(MAKE) test; outcome=$$?; \
+	printf '\nThe figures, as run (fuzz: $(SOAK_FUZZ) inputs for each property):\n'; sed -n 's/^figure //p' $(LOGS)/run-* | sort; exit $$outcome
 
 .PHONY: bench
 bench: setup ## Figures against no mesh, HAProxy and (PEER_ZTUNNEL=path) ztunnel

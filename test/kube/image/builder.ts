@@ -1,6 +1,7 @@
 /**
- * Builds the image of the Dockerfile on a Debian machine without Docker: buildah, in a chroot. Where the Dockerfile's base can't be pulled, debootstrap makes a stand-in of the same name. Made once for
- * the same inputs; kept in `~/.cache/culvert/image`.
+ * Builds the image of the Dockerfile on a Debian machine without Docker: buildah, in a chroot. Where the Dockerfile's
+ * base can't be pulled, debootstrap makes a stand-in of the same name. Made once for the same inputs; kept in
+ * `~/.cache/culvert/image`.
  */
 import { createHash } from 'node:crypto';
 import {
@@ -14,14 +15,14 @@ import {
   statSync,
   writeFileSync,
 } from 'node:fs';
-import { homedir } from 'node:os';
 import path from 'node:path';
 import { must, run } from '../../support/run.ts';
+import { CACHE_ROOT } from '../kit/cache.ts';
 import { lock } from '../kit/lock.ts';
 import { debianMirror } from '../kit/rootfs.ts';
 
 const ROOT = path.join(import.meta.dirname, '../../..');
-const CACHE = path.join(homedir(), '.cache/culvert/image');
+const CACHE = path.join(CACHE_ROOT, 'image');
 /** What the Dockerfile copies; a change of any of it is another image. */
 const INPUTS = [
   'Dockerfile',
@@ -54,7 +55,8 @@ async function buildah(): Promise<readonly string[]> {
 }
 
 /** Stages of the Dockerfile that are images. */
-export type Target = 'culvert' | 'bench';
+export const TARGETS = ['culvert', 'bench'] as const;
+export type Target = (typeof TARGETS)[number];
 
 export interface Image {
   /** As a pod names it: `localhost/culvert:dev`. */

@@ -1,11 +1,12 @@
-/** Where what takes minutes to make is kept, outside the tree: `~/.cache/culvert/kube`. */
+/** Where what takes minutes to make is kept, outside the tree: `~/.cache/culvert`, or `$XDG_CACHE_HOME/culvert`. */
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { lock } from './lock.ts';
 
-export const CACHE = join(homedir(), '.cache/culvert/kube');
+export const CACHE_ROOT = join(process.env['XDG_CACHE_HOME'] || join(homedir(), '.cache'), 'culvert');
+export const CACHE = join(CACHE_ROOT, 'kube');
 
 /** What to make, and from what: the same sources make it once on a machine. */
 export interface Recipe {
@@ -24,6 +25,11 @@ export function cachedPath({ name, files, words = [] }: Recipe): string {
   for (const file of files) hash.update(readFileSync(file)).update('\0');
   for (const word of words) hash.update(word).update('\0');
   return join(CACHE, `${name}-${hash.digest('hex').slice(0, 16)}`);
+}
+
+/** Whether it was made already. */
+export function isMade(recipe: Recipe): boolean {
+  return existsSync(cachedPath(recipe));
 }
 
 /** The path of what `recipe` makes; made now when it is not there. One maker at a time, the others wait for it. */

@@ -9,6 +9,7 @@ import { must } from '../../support/run.ts';
 import { until } from '../../support/wait.ts';
 import { API_PORT } from './addresses.ts';
 import { cached } from './cache.ts';
+import type { Recipe } from './cache.ts';
 import type { ControlPlane } from './control-plane.ts';
 import { namespace } from './fakes.ts';
 import { goEnvironment } from './go.ts';
@@ -37,14 +38,24 @@ export const APPROVER = 'certificaterequests-approver';
 
 const Downloaded = z.object({ Dir: z.string() });
 
+/** `v1.18.6`, as go.mod has it. */
+export function certManagerVersion(): string {
+  const goMod = readFileSync(join(MODULE, 'go.mod'), 'utf8');
+  const found = /^\tgithub\.com\/cert-manager\/cert-manager (v\S+)$/m.exec(goMod)?.[1];
+  if (found === undefined) throw new Error(`${MODULE}/go.mod does not require ${UPSTREAM}`);
+  return found;
+}
+
+export const certManagerRecipe: Recipe = {
+  name: 'cert-manager',
+  files: ['go.mod', 'go.sum', 'main.go'].map((file) => join(MODULE, file)),
+  words: [process.arch],
+  make: build,
+};
+
 /** A folder with `cert-manager`, one binary, and `crds`. Built when it is not there: minutes. */
 export function certManager(): Promise<string> {
-  return cached({
-    name: 'cert-manager',
-    files: ['go.mod', 'go.sum', 'main.go'].map((file) => join(MODULE, file)),
-    words: [process.arch],
-    make: build,
-  });
+  return cached(certManagerRecipe);
 }
 
 async function build(target: string): Promise<void> {

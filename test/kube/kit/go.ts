@@ -11,13 +11,13 @@ import { must, run } from '../../support/run.ts';
 const NEEDED = [1, 24] as const;
 const FETCHED = '1.24.13';
 /** Where Go's own archive puts it. */
-const USUAL = '/usr/local/go/bin';
+export const USUAL_GO = '/usr/local/go/bin';
 
 const Downloaded = z.object({ Dir: z.string() });
 
 /** An environment whose `go` can build Kubernetes. @throws Error that says what to install when there is no Go at all. */
 export async function goEnvironment(): Promise<NodeJS.ProcessEnv> {
-  const path = `${process.env['PATH'] ?? ''}${delimiter}${USUAL}`;
+  const path = `${process.env['PATH'] ?? ''}${delimiter}${USUAL_GO}`;
   const env = { ...process.env, PATH: path };
   const version = await run(['go', 'env', 'GOVERSION'], { env }).catch(() => undefined);
   if (version?.code !== 0) throw new Error('there is no go: apt-get install golang-go');

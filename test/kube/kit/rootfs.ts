@@ -3,6 +3,7 @@ import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { must } from '../../support/run.ts';
 import { cached } from './cache.ts';
+import type { Recipe } from './cache.ts';
 
 /** What a node needs beside the base, and why. */
 const PACKAGES = [
@@ -26,12 +27,19 @@ const PACKAGES = [
 
 const WASTE = ['var/cache/apt', 'var/lib/apt/lists', 'usr/share/doc', 'usr/share/man', 'usr/share/locale'];
 
+export const rootfsRecipe: Recipe = {
+  name: 'rootfs',
+  files: [],
+  words: [process.arch, ...PACKAGES],
+  make,
+};
+
 /**
  * Path of a folder that nodes take as their lower layer. debootstrap fetches it from the mirror that this machine's
  * apt uses. @throws Error with debootstrap's words.
  */
 export async function rootfs(): Promise<string> {
-  return cached({ name: 'rootfs', files: [], words: [process.arch, ...PACKAGES], make });
+  return cached(rootfsRecipe);
 }
 
 async function make(target: string): Promise<void> {
