@@ -1,7 +1,15 @@
 /** From a policy that has been read to tests that a decision runs: done once for each object. */
 import type { SpiffeId } from '../ids.ts';
 import { splitSpiffeId } from '../ids.ts';
-import { anyBlock, anyText, anyTextIgnoringCase, isTemplate, portNumber, templateTest } from './match.ts';
+import {
+  anyBlock,
+  anyText,
+  anyTextIgnoringCase,
+  isTemplate,
+  portNumber,
+  templateTest,
+  textTest,
+} from './match.ts';
 import type { TextTest } from './match.ts';
 import type {
   AuthorizationPolicy,
@@ -212,7 +220,8 @@ function attributeOf(
   header: string | undefined,
 ): (http: HttpRequest) => string | undefined {
   if (field === 'methods' || header === ':method') return ({ method }) => method;
-  if (field === 'paths' || header === ':path') return ({ path }) => path;
+  if (header === ':path') return ({ path, target }) => target ?? path;
+  if (field === 'paths') return ({ path }) => path;
   if (field === 'hosts' || header === ':authority' || header === 'host') return ({ host }) => host;
   return ({ headers }) => headers.get(header ?? '');
 }
@@ -224,24 +233,32 @@ function anyPath(values: readonly string[]): TextTest {
   return (path) => plain(path) || templates.some((test) => test(path));
 }
 
-/** With aliases, `cluster.local`, the own trust domain and the aliases mean all of them (SEMANTICS.md 1.11). */
+/**
+ * With aliases, `cluster.local`, the own trust domain and the aliases mean all of them (SEMANTICS.md 1.11). A suffix
+ * stays for those that it matches itself: `*-td` goes on matching others too.
+ */
 function expandPrincipals(values: readonly string[], settings: PolicySettings): readonly string[] {
   if (settings.trustDomainAliases.length === 0) return values;
   return values.flatMap((value) => {
     const [domain = '', ...rest] = value.split('/');
-    if (rest.length !== 4 || domain === '*' || !isOwn(domain, settings)) return value;
-    return ownDomains(settings).map((own) => [own, ...rest].join('/'));
+    const owns = ownDomains(settings);
+    const isOwn = domain === 'cluster.local' || owns.some((own) => isAlike(domain, own));
+    if (rest.length !== 4 || domain === '*' || !isOwn) return value;
+    const isSuffix = domain.startsWith('*');
+    return owns.map((own) => (isSuffix && textTest(domain)(own) ? value : [own, ...rest].join('/')));
   });
 }
 
-function expandTrustDomains(values: readonly string[], settings: PolicySettings): readonly string[] {
-  if (settings.trustDomainAliases.length === 0) return values;
-  return values.flatMap((value) => (isOwn(value, settings) ? ownDomains(settings) : value));
+/** Whether two trust domains can be one: equal, or either is a pattern that the other has. */
+function isAlike(a: string, b: string): boolean {
+  return textTest(a)(b) || textTest(b)(a);
 }
 
-function isOwn(domain: string, settings: PolicySettings): boolean {
-  const test = domain.startsWith('*') ? anyText([domain]) : (own: string) => own === domain;
-  return domain === 'cluster.local' || ownDomains(settings).some(test);
+/** Here `cluster.local` is a name like others, and patterns stay what they are. */
+function expandTrustDomains(values: readonly string[], settings: PolicySettings): readonly string[] {
+  if (settings.trustDomainAliases.length === 0) return values;
+  const owns = ownDomains(settings);
+  return values.flatMap((value) => (owns.includes(value) ? owns : value));
 }
 
 function ownDomains({ trustDomain, trustDomainAliases }: PolicySettings): readonly string[] {

@@ -46,28 +46,47 @@ export function anyTextIgnoringCase(patterns: readonly string[]): TextTest {
 export function anyBlock(blocks: readonly string[]): ((ip: Ip) => boolean) | undefined {
   const set = new RangeSet();
   for (const block of blocks) {
-    const cidr = block.includes('/') ? canonicalCidr(block) : hostRange(block);
-    if (cidr === undefined) return undefined;
-    set.add(cidr);
+    const range = isMapped(block)
+      ? mappedRange(block)
+      : block.includes('/')
+        ? canonicalCidr(block)
+        : hostRange(block);
+    if (range === undefined) return undefined;
+    set.add(range);
   }
   return (ip) => set.has(ip);
 }
+
+/** Whether a block is written as IPv6 that holds IPv4: `::ffff:10.0.0.0/104`. */
+function isMapped(block: string): boolean {
+  const [address = ''] = block.split('/');
+  return address.includes(':') && parseIp(address)?.includes(':') === false;
+}
+
+/** An IPv6 block, which no IPv4 address is in (SEMANTICS.md 1.5); no peer's address is of the mapped form. */
+function mappedRange(block: string): string | undefined {
+  const [, bits = '128', ...rest] = block.split('/');
+  return rest.length === 0 && /^(?:9[6-9]|1[01]\d|12[0-8])$/.test(bits) ? NOBODY : undefined;
+}
+
+/** The address that stands for none (RFC 4291 section 2.5.2): no peer has it. */
+const NOBODY = '::/128';
 
 function hostRange(text: string): string | undefined {
   const ip = parseIp(text);
   return ip && `${ip}/${ip.includes(':') ? 128 : 32}`;
 }
 
-/** A decimal port from 0 to 65535 as policies write it, or undefined. */
+/** A decimal port from 0 to 65535 as policies write it (zeros may lead), or undefined. */
 export function portNumber(text: string): number | undefined {
-  const port = /^\d{1,5}$/.test(text) ? Number(text) : Number.NaN;
+  const port = /^\d+$/.test(text) ? Number(text) : Number.NaN;
   return port <= 65_535 ? port : undefined;
 }
 
 /** Literal segments of templates: Envoy's alphabet, and `=`, which Istio's validator takes. */
-const SEGMENT = /^[a-zA-Z0-9\-._~%!$&'()+,;:@=]*$/;
+const SEGMENT = /^[a-zA-Z0-9\-._~%!$&'()+,;:@=]+$/;
 
-/** Whether a path value is a template: only then do braces mean anything. */
+/** Whether a path value is a template. Braces in any other one are refused (Istio's CheckValidPathTemplate). */
 export function isTemplate(pattern: string): boolean {
   return pattern.includes('{*}') || pattern.includes('{**}');
 }
@@ -80,9 +99,12 @@ export function templateTest(pattern: string): TextTest | undefined {
   if (!pattern.startsWith('/')) return undefined;
   const segments = pattern.slice(1).split('/');
   const rest = segments.indexOf('{**}');
-  const isWellFormed = segments.every((segment, i) =>
-    segment === '{**}' ? i === rest : segment === '{*}' ? rest < 0 || i < rest : SEGMENT.test(segment),
-  );
+  const isWellFormed = segments.every((segment, i) => {
+    if (segment === '{**}') return i === rest;
+    if (segment === '{*}') return rest < 0 || i < rest;
+    // A slash may end it.
+    return segment === '' ? i === segments.length - 1 : SEGMENT.test(segment);
+  });
   if (!isWellFormed) return undefined;
   if (rest < 0) return (path) => matchSegments(path.slice(1).split('/'), segments) && path.startsWith('/');
   return openTest(segments.slice(0, rest), segments.slice(rest + 1));

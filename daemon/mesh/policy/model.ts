@@ -104,6 +104,8 @@ export interface HttpRequest {
   readonly method: string;
   /** Normalised, without query and fragment. */
   readonly path: string;
+  /** Normalised, with query: what a condition on the header `:path` sees. As `path` when not given. */
+  readonly target?: string;
   /** Host or :authority as the client sent it. */
   readonly host: string | undefined;
   /** Lower-case name → values joined with `,`. */

@@ -3,7 +3,7 @@
  * that can't be read is dropped; an ALLOW without its rules still counts as one, and so matches less.
  */
 import type { z } from 'zod';
-import { zodProblems } from './problems.ts';
+import { selectorProblems, zodProblems } from './problems.ts';
 import { readRule } from './rules.ts';
 import { metadataSchema, policySpecSchema } from './schemas.ts';
 import type { AuthorizationPolicy, PolicyAction, PolicyProblem, PolicyRule } from './model.ts';
@@ -116,6 +116,7 @@ function scopeProblems(spec: Spec): PolicyProblem[] {
       reason: 'policies for waypoints and gateways are enforced by no node',
       severity: 'warning',
     });
+  found.push(...selectorProblems(spec.selector?.matchLabels ?? {}));
   if (spec.selector && Object.keys(spec.selector.matchLabels ?? {}).length === 0)
     found.push({
       path: ['spec', 'selector'],
@@ -125,8 +126,10 @@ function scopeProblems(spec: Spec): PolicyProblem[] {
   return found;
 }
 
-function hasTarget({ targetRef, targetRefs }: Spec): boolean {
-  return (targetRef !== undefined && targetRef !== null) || (targetRefs ?? []).length > 0;
+function hasTarget({ targetRef, targetRefs }: { targetRef?: unknown; targetRefs?: unknown }): boolean {
+  return (
+    (targetRef !== undefined && targetRef !== null) || (Array.isArray(targetRefs) && targetRefs.length > 0)
+  );
 }
 
 function readDryRun(text: string | undefined, action: PolicyAction, problems: PolicyProblem[]): boolean {
@@ -164,7 +167,7 @@ function broken(
     action,
     rules: [],
     selector: labels,
-    isForWaypoint: false,
+    isForWaypoint: hasTarget({ targetRef: table['targetRef'], targetRefs: table['targetRefs'] }),
     dryRun: false,
   };
   return { policy, problems: [...problems, effect] };

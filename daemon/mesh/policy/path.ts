@@ -11,16 +11,15 @@ export const PATH_NORMALIZATIONS: readonly PathNormalization[] = [
 
 /**
  * The normalised request target, query included (it is left as it is); undefined when it must be refused with 400: a
- * NUL in any form, a broken escape where one is decoded.
+ * NUL, also an escaped one in the path.
  */
 export function normalizeTarget(target: string, how: PathNormalization): string | undefined {
   const end = target.search(/[?#]/);
   const path = end < 0 ? target : target.slice(0, end);
   const rest = end < 0 ? '' : target.slice(end);
   // Nothing is resolved in `*` (OPTIONS) nor in what is no path.
-  if (how === 'NONE' || !path.startsWith('/')) return hasNul(target) ? undefined : target;
-  const normalized = normalizePath(path, how);
-  return normalized === undefined ? undefined : normalized + rest;
+  if (hasNul(path) || rest.includes('\0')) return undefined;
+  return how === 'NONE' || !path.startsWith('/') ? target : normalizePath(path, how) + rest;
 }
 
 /** The path that values are compared with: without query and fragment. */
@@ -33,8 +32,7 @@ function hasNul(path: string): boolean {
   return /\0|%00/.test(path);
 }
 
-function normalizePath(path: string, how: PathNormalization): string | undefined {
-  if (hasNul(path)) return undefined;
+function normalizePath(path: string, how: PathNormalization): string {
   let text = path;
   if (how === 'DECODE_AND_MERGE_SLASHES') text = text.replace(/%2f/gi, '/').replace(/%5c/gi, '\\');
   text = decodeUnreserved(text).replaceAll('\\', '/');

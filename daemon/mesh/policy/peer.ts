@@ -8,8 +8,9 @@ import type {
   PolicyTarget,
   RuleRef,
 } from './model.ts';
-import { zodProblems } from './problems.ts';
-import { metadataSchema, peerAuthenticationSpecSchema } from './schemas.ts';
+import { selectorProblems, zodProblems } from './problems.ts';
+import { metadataSchema, peerAuthenticationSpecSchema, selectorSchema } from './schemas.ts';
+import type { Selector } from './schemas.ts';
 
 export interface ParsedPeerAuthentication {
   readonly peer: PeerAuthentication;
@@ -37,14 +38,15 @@ export function parsePeerAuthentication(object: unknown): ParsedPeerAuthenticati
   const spec = peerAuthenticationSpecSchema.safeParse(table.get('spec') ?? {});
   if (!spec.success) {
     const effect = 'the object is invalid: it counts as STRICT';
+    const selected = selectorSchema.nullish().safeParse(fieldOf(table.get('spec'), 'selector'));
     return {
-      peer: { ...common, selector: undefined, mode: 'STRICT', ports: {} },
+      peer: { ...common, selector: labelsOf(selected.data), mode: 'STRICT', ports: {} },
       problems: [...zodProblems(spec.error, ['spec']), { path: ['spec'], reason: effect, severity: 'error' }],
     };
   }
   const problems: PolicyProblem[] = [];
-  const labels = spec.data.selector?.matchLabels ?? {};
-  const selector = Object.keys(labels).length === 0 ? undefined : labels;
+  const selector = labelsOf(spec.data.selector);
+  problems.push(...selectorProblems(selector ?? {}));
   const ports = readPorts(spec.data.portLevelMtls, problems);
   if (selector === undefined && Object.keys(ports).length > 0)
     problems.push({
@@ -60,6 +62,16 @@ export function parsePeerAuthentication(object: unknown): ParsedPeerAuthenticati
     });
   const mode = spec.data.mtls?.mode ?? 'UNSET';
   return { peer: { ...common, selector, mode, ports: selector === undefined ? {} : ports }, problems };
+}
+
+/** undefined: it has no labels, or is none, and so selects nothing in particular. */
+function labelsOf(selector: Selector | null | undefined): Readonly<Record<string, string>> | undefined {
+  const labels = selector?.matchLabels ?? {};
+  return Object.keys(labels).length === 0 ? undefined : labels;
+}
+
+function fieldOf(table: unknown, name: string): unknown {
+  return typeof table === 'object' && table !== null ? new Map(Object.entries(table)).get(name) : undefined;
 }
 
 function readPorts(

@@ -21,7 +21,7 @@ const MAX_ACCOUNT_LENGTH = 320;
 
 /** `namespace`: the policy's own, which short service accounts mean. */
 export function readRule(value: unknown, index: number, namespace: string): ReadRule {
-  const parsed = ruleSchema.safeParse(value ?? {});
+  const parsed = ruleSchema.safeParse(value);
   if (!parsed.success) return { rule: undefined, problems: zodProblems(parsed.error, []) };
   const problems: PolicyProblem[] = [];
   const report: Report = (path, reason) => problems.push({ path, reason, severity: 'error' });
@@ -103,7 +103,7 @@ const CONDITIONS: Readonly<Record<string, Field>> = {
   'request.auth.presenter': 'absent',
 };
 const HEADER = /^request\.headers\[([^\]]+)\]$/;
-const ABSENT = [/^request\.auth\.claims(\[[^\]]+\])+$/, /^experimental\.envoy\.filters\.[^[\]]+\[[^\]]+\]$/];
+const ABSENT = [/^request\.auth\.claims\[.+\]$/, /^experimental\.envoy\.filters\.[^[]*\[.+\]$/];
 
 function readCondition(
   { key, values, notValues }: Condition,
@@ -121,6 +121,8 @@ function readCondition(
     return undefined;
   }
   if (field === 'serviceAccounts') return accounts(values, notValues, namespace, under(report, ['values']));
+  if (field === 'trustDomains')
+    for (const each of [values, notValues]) reportWildcards(each, ['values'], report);
   if (field === 'ports') for (const each of [values, notValues]) reportPorts(each, ['values'], report);
   if (field === 'ipBlocks' || field === 'destinationIps' || field === 'remoteIpBlocks')
     for (const each of [values, notValues]) reportBlock(each, ['values'], report);
@@ -173,13 +175,21 @@ function reportBlock(blocks: Values, path: Path, report: Report): void {
 }
 
 function reportTrustDomains(source: Source, report: Report): void {
-  for (const name of ['trustDomains', 'notTrustDomains'] as const)
+  for (const name of ['trustDomains', 'notTrustDomains'] as const) {
+    reportWildcards(source[name], [name], report);
     for (const value of source[name] ?? [])
       if (value.includes('/')) report([name], `"${value}" is no trust domain: it has a slash`);
+  }
+}
+
+function reportWildcards(values: Values, path: Path, report: Report): void {
+  for (const value of values ?? [])
+    if (value.slice(1, -1).includes('*') || /^\*.*\*$/.test(value))
+      report(path, `"${value}" may have one *, at one of its ends`);
 }
 
 function reportPaths(paths: Values, path: Path, report: Report): void {
   for (const value of paths ?? [])
-    if (isTemplate(value) && templateTest(value) === undefined)
+    if (isTemplate(value) ? templateTest(value) === undefined : /[{}]/.test(value))
       report(path, `"${value}" is no template: {*} and {**} stand for whole segments, {**} is the last`);
 }

@@ -80,6 +80,7 @@ export const peerAuthenticationSpecSchema = z.strictObject({
   portLevelMtls: z.record(z.string(), mtls).nullish(),
 });
 
+export type Selector = z.infer<typeof selectorSchema>;
 export type Source = z.infer<typeof sourceSchema>;
 export type Operation = z.infer<typeof operationSchema>;
 export type Condition = z.infer<typeof conditionSchema>;
