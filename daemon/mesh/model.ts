@@ -1,11 +1,12 @@
 /** What the cluster is, as far as the mesh uses it. Plain data: crosses threads by structured clone. */
 import type { Ip, PodUid, Port, TrustDomain } from './ids.ts';
 import type { AuthorizationPolicy, PeerAuthentication } from './policy/model.ts';
+import type { PathNormalization } from './policy/path.ts';
 
 /** A pod's life with us (DESIGN.md 3a). `none`: not ours. `unenrollable`: ours by label, but can't be. */
 export type PodState = 'none' | 'pending' | 'opening' | 'joining' | 'enrolled' | 'leaving' | 'unenrollable';
 
-/** What a workload accepts from clients (PeerAuthentication; until policies exist, config `defaultMode`). */
+/** What a port of a workload accepts from clients (`mode.ts`). */
 export type MtlsMode = 'permissive' | 'strict';
 
 /** Label values of `culvert.dev/mesh`. */
@@ -136,7 +137,13 @@ export type Delta =
 /** Mesh-wide settings that decisions read; from config, the same in every thread. */
 export interface MeshSettings {
   readonly trustDomain: TrustDomain;
+  /** Where no PeerAuthentication says otherwise. */
   readonly defaultMode: MtlsMode;
+  /** Whose policies hold for the whole mesh. */
+  readonly rootNamespace: string;
+  /** Further names of the trust domain in policies (SEMANTICS.md 1.11). */
+  readonly trustDomainAliases: readonly TrustDomain[];
+  readonly pathNormalization: PathNormalization;
   /** Extra ranges that belong to the mesh; the nodes' podCIDRs are added. Canonical `ip/len`. */
   readonly meshCidrs: readonly string[];
   readonly nodeName: string;

@@ -5,7 +5,7 @@
 import { HBONE_PORT, hostPort, isIpv6, parseSpiffeId } from './ids.ts';
 import type { Ip, Port } from './ids.ts';
 import { whyNotEnrollable } from './enrollable.ts';
-import { mode } from './mode.ts';
+import { decideMode, mode, whose } from './mode.ts';
 import type { Service, Workload } from './model.ts';
 import { isInside } from './ranges.ts';
 import { resolve } from './services.ts';
@@ -91,7 +91,7 @@ function toPod(
     const rule = `${pod} was enrolled, ${why}, and its label stands`;
     return { kind: 'hold', reason: 'DESTINATION_WAS_ENROLLED', rule, service, workload };
   }
-  if (mode(state, workload, port) === 'strict') return toStrict(state, workload, service);
+  if (mode(state, workload, port) === 'strict') return toStrict(state, { workload, port }, service);
   return clear(
     'PASSTHROUGH_NOT_ENROLLED',
     `${pod} is ${state.isLabelled(workload) ? 'labelled' : 'of a namespace not read yet'} and takes plaintext, and is not enrolled (${stateOf(state, workload)})`,
@@ -143,14 +143,18 @@ function toTunnel(
 }
 
 /** Held while it may still be enrolled; at once when it never will be. */
-function toStrict(state: MeshState, workload: Workload, service: Service | undefined): RouteVerdict {
+function toStrict(
+  state: MeshState,
+  { workload, port }: Pick<PodTarget, 'workload' | 'port'>,
+  service: Service | undefined,
+): RouteVerdict {
   const never = whyNotEnrollable(workload, state.namespace(workload.namespace));
   const isRefused = never !== undefined || state.published(workload.uid)?.state === 'unenrollable';
   const why = never?.text ?? `it is not enrolled (${stateOf(state, workload)})`;
   return {
     kind: isRefused ? 'refuse' : 'hold',
     reason: 'DESTINATION_STRICT_NOT_ENROLLED',
-    rule: `pod ${workload.namespace}/${workload.name} is STRICT, and ${why}`,
+    rule: `pod ${workload.namespace}/${workload.name} is STRICT by ${whose(decideMode(state, workload, port))}, and ${why}`,
     service,
     workload,
   };
@@ -200,7 +204,7 @@ function toUnmanaged(
       candidate.workload &&
       demandsMtls(state, candidate.workload, candidate.port)
     )
-      return toStrict(state, candidate.workload, service);
+      return toStrict(state, { workload: candidate.workload, port: candidate.port }, service);
   }
   const asDialled = { workload: undefined, address: ip, port };
   return clear('PASSTHROUGH_UNMANAGED_SERVICE', resolution.rule, asDialled, service);
@@ -234,7 +238,7 @@ function toCandidate(
       return unknownDestination(ip, service);
     case 'host':
       if (candidate.workload && demandsMtls(state, candidate.workload, port))
-        return toStrict(state, candidate.workload, service);
+        return toStrict(state, { workload: candidate.workload, port }, service);
       break;
     case 'outside':
       break;

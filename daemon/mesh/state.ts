@@ -4,6 +4,7 @@
  * went before its pods did, the answers depend only on the present objects, never on the order in which they came.
  */
 import type { Ip, PodUid, Port } from './ids.ts';
+import { Index, put } from './keyed.ts';
 import type {
   Delta,
   EndpointSlice,
@@ -14,6 +15,8 @@ import type {
   Service,
   Workload,
 } from './model.ts';
+import type { AuthorizationPolicy, PeerAuthentication } from './policy/model.ts';
+import { PolicyStore } from './policy/store.ts';
 import { RangeSet } from './ranges.ts';
 
 /**
@@ -25,6 +28,8 @@ export type Labelling = 'enabled' | 'absent' | 'unread';
 
 export class MeshState {
   readonly settings: MeshSettings;
+  /** The policies of the mesh; asked with a Workload, which has all that a policy's target has. */
+  readonly policies: PolicyStore;
   readonly #namespaces = new Map<string, NamespaceInfo>();
   /** Whose object is gone, while pods of it are there: Kubernetes deletes these first. They keep what it said last. */
   readonly #goneNamespaces = new Set<string>();
@@ -33,6 +38,8 @@ export class MeshState {
   readonly #services = new Map<string, Service>();
   readonly #slices = new Map<string, EndpointSlice>();
   readonly #published = new Map<PodUid, PublishedState>();
+  readonly #authorizationPolicies = new Map<string, AuthorizationPolicy>();
+  readonly #peerAuthentications = new Map<string, PeerAuthentication>();
 
   readonly #uidsByIp = new Index<Ip, PodUid>();
   readonly #uidsByNamespace = new Index<string, PodUid>();
@@ -51,6 +58,7 @@ export class MeshState {
 
   constructor(settings: MeshSettings) {
     this.settings = settings;
+    this.policies = new PolicyStore(settings);
     for (const cidr of settings.meshCidrs) this.#ranges.add(cidr);
   }
 
@@ -67,6 +75,9 @@ export class MeshState {
     const deltas: Delta[] = [];
     for (const [key, value] of this.#namespaces) deltas.push({ kind: 'namespace', key, value });
     for (const [key, value] of this.#nodes) deltas.push({ kind: 'node', key, value });
+    for (const [key, value] of this.#authorizationPolicies) deltas.push({ kind: 'policy', key, value });
+    for (const [key, value] of this.#peerAuthentications)
+      deltas.push({ kind: 'peer-authentication', key, value });
     for (const [key, value] of this.#workloads) deltas.push({ kind: 'workload', key, value });
     for (const key of this.#goneNamespaces) deltas.push({ kind: 'namespace', key, value: undefined });
     for (const [key, value] of this.#services) deltas.push({ kind: 'service', key, value });
@@ -185,6 +196,14 @@ export class MeshState {
       .sort();
   }
 
+  authorizationPolicies(): Iterable<AuthorizationPolicy> {
+    return this.#authorizationPolicies.values();
+  }
+
+  peerAuthentications(): Iterable<PeerAuthentication> {
+    return this.#peerAuthentications.values();
+  }
+
   /** Whether the pod's daemon says that it takes tunnels and makes the whole promise. */
   isEnrolled(uid: PodUid): boolean {
     return this.#published.get(uid)?.state === 'enrolled';
@@ -221,7 +240,12 @@ export class MeshState {
         this.#setPublished(delta.key, delta.value);
         break;
       case 'policy':
+        put(this.#authorizationPolicies, delta.key, delta.value);
+        this.policies.setPolicy(...splitKey(delta.key), delta.value);
+        break;
       case 'peer-authentication':
+        put(this.#peerAuthentications, delta.key, delta.value);
+        this.policies.setPeerAuthentication(...splitKey(delta.key), delta.value);
         break;
     }
   }
@@ -318,6 +342,12 @@ export class MeshState {
   }
 }
 
+/** `ns/name` → namespace and name. */
+function splitKey(key: string): [namespace: string, name: string] {
+  const slash = key.indexOf('/');
+  return [key.slice(0, slash), key.slice(slash + 1)];
+}
+
 function ownsItsIps(workload: Workload): boolean {
   return !workload.hostNetwork && workload.phase !== 'Succeeded' && workload.phase !== 'Failed';
 }
@@ -330,42 +360,4 @@ function goesBefore(a: Workload, b: Workload | undefined): boolean {
   if (b === undefined) return true;
   if (a.terminating !== b.terminating) return b.terminating;
   return a.createdMs === b.createdMs ? a.uid > b.uid : a.createdMs > b.createdMs;
-}
-
-/** Sets or deletes, and gives what was there. */
-function put<K, V>(map: Map<K, V>, key: K, value: V | undefined): V | undefined {
-  const old = map.get(key);
-  if (value === undefined) map.delete(key);
-  else map.set(key, value);
-  return old;
-}
-
-const NOTHING: ReadonlySet<never> = new Set<never>();
-
-/** Key → the names that have it. Empty sets are not kept. */
-class Index<K, N> {
-  readonly #sets = new Map<K, Set<N>>();
-
-  get(key: K): ReadonlySet<N> {
-    return this.#sets.get(key) ?? NOTHING;
-  }
-
-  has(key: K): boolean {
-    return this.#sets.has(key);
-  }
-
-  keys(): Iterable<K> {
-    return this.#sets.keys();
-  }
-
-  add(key: K, name: N): void {
-    const set = this.#sets.get(key);
-    if (set === undefined) this.#sets.set(key, new Set([name]));
-    else set.add(name);
-  }
-
-  delete(key: K, name: N): void {
-    const set = this.#sets.get(key);
-    if (set?.delete(name) === true && set.size === 0) this.#sets.delete(key);
-  }
 }

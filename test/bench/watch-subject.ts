@@ -11,7 +11,15 @@ import { MeshState } from '../../daemon/mesh/state.ts';
 
 const trustDomain = parseTrustDomain('cluster.local');
 if (trustDomain === undefined) throw new Error('cluster.local is no trust domain');
-const state = new MeshState({ trustDomain, defaultMode: 'permissive', meshCidrs: [], nodeName: 'bench' });
+const state = new MeshState({
+  trustDomain,
+  defaultMode: 'permissive',
+  rootNamespace: 'istio-system',
+  trustDomainAliases: [],
+  pathNormalization: 'BASE',
+  meshCidrs: [],
+  nodeName: 'bench',
+});
 const api = connectKube(process.argv[2] ?? '', process.env, { userAgent: 'culvert/bench' });
 const source = new KubernetesSource({ api, onProblem: (_, reason) => process.stderr.write(`${reason}\n`) });
 const startedMs = performance.now();

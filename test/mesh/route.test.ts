@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
-import type { Ip } from '../../daemon/mesh/ids.ts';
+import type { Ip, Port } from '../../daemon/mesh/ids.ts';
+import { mode as modeOf } from '../../daemon/mesh/mode.ts';
 import type { Delta, MeshSettings, PublishedState, Workload } from '../../daemon/mesh/model.ts';
 import { isInside } from '../../daemon/mesh/ranges.ts';
 import { route } from '../../daemon/mesh/route.ts';
@@ -113,6 +114,23 @@ describe('route to a pod', () => {
     const verdict = ask([labelled, told.pod(alien)], '10.244.2.8', { over: strict });
     assert.equal(brief(verdict), 'refuse DESTINATION_STRICT_NOT_ENROLLED');
     assert.match(verdict.rule, /istio-proxy/);
+  });
+
+  it('reads the mode of the very port that is dialled, from the PeerAuthentication that counts', () => {
+    const demands = told.peerAuthentication('shop', 'web', {
+      selector: { matchLabels: { app: 'web' } },
+      mtls: { mode: 'STRICT' },
+      portLevelMtls: { 9090: { mode: 'PERMISSIVE' } },
+    });
+    const web = pod('web', '10.244.2.8', { labels: { app: 'web' } });
+    const deltas = [labelled, told.pod(web), demands];
+    const held = ask(deltas, '10.244.2.8', { toPort: 8080 });
+    assert.equal(brief(held), 'hold DESTINATION_STRICT_NOT_ENROLLED');
+    assert.match(held.rule, /STRICT by PeerAuthentication shop\/web/);
+    assert.equal(ask(deltas, '10.244.2.8', { toPort: 9090 }).kind, 'passthrough');
+    assert.equal(ask(deltas, '10.244.2.7', { toPort: 8080 }).kind, 'passthrough');
+    const gone = [...deltas, told.peerAuthentication('shop', 'web')];
+    assert.equal(ask(gone, '10.244.2.8', { toPort: 8080 }).kind, 'passthrough');
   });
 
   it("refuses a meshed pod's 15008, which is ours, and passes it to a pod outside the mesh", () => {
@@ -307,9 +325,10 @@ describe('route, whatever the state', () => {
         const from = state.workload(source) ?? { uid: source, ips: [] };
         const verdict = route(state, from, target.ip, target.port, () => random);
         if (verdict.kind !== 'passthrough') return;
-        for (const { address } of [verdict, ...verdict.alternates]) assertMayBeClear(address);
+        for (const { address, port: toPort } of [verdict, ...verdict.alternates])
+          assertMayBeClear(address, toPort);
 
-        function assertMayBeClear(address: Ip): void {
+        function assertMayBeClear(address: Ip, toPort: Port): void {
           const reached = state.workloadByIp(address);
           if (reached === undefined) {
             // Only the pod's own exclusion takes an unknown address out of the ranges.
@@ -320,7 +339,7 @@ describe('route, whatever the state', () => {
           }
           assert.equal(state.isEnrolled(reached.uid), false);
           if (!state.isLabelled(reached)) return;
-          assert.equal(mode, 'permissive');
+          assert.equal(modeOf(state, reached, toPort), 'permissive');
           assert.equal(state.wasEnrolled(reached.uid), false);
         }
       }),

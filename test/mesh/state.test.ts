@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
+import { decideMode } from '../../daemon/mesh/mode.ts';
+import { evaluate } from '../../daemon/mesh/policy/evaluate.ts';
 import { MeshState } from '../../daemon/mesh/state.ts';
-import type { Delta } from '../../daemon/mesh/model.ts';
+import type { Delta, Workload } from '../../daemon/mesh/model.ts';
 import {
   ADDRESSES,
   ALL_UIDS,
@@ -31,7 +33,8 @@ function answers(state: MeshState): unknown {
     ]),
     byUid: ALL_UIDS.map((uid) => {
       const workload = state.workload(uid);
-      return [workload, workload && state.isLabelled(workload), state.isEnrolled(uid), state.published(uid)];
+      const policies = workload && policyAnswers(state, workload);
+      return [workload, policies, workload && state.isLabelled(workload), state.published(uid)];
     }),
     services: NAMESPACES.flatMap((namespace) =>
       NAMES.map((name) => {
@@ -43,6 +46,21 @@ function answers(state: MeshState): unknown {
     nodes: NODES.map((name) => state.node(name)),
     namespaces: NAMESPACES.map((name) => state.namespace(name)),
   };
+}
+
+/** What each port of a workload demands, and what policies say of a client without an identity. */
+function policyAnswers(state: MeshState, workload: Workload): unknown {
+  return PORTS.map((port) => [
+    decideMode(state, workload, port),
+    evaluate(state.policies.policiesOf(workload), {
+      peer: undefined,
+      sourceIp: undefined,
+      destinationIp: undefined,
+      destinationPort: port,
+      sni: undefined,
+      http: undefined,
+    }),
+  ]);
 }
 
 /** The last word on each object; a namespace's counts, when it is gone, while pods of it are there. */

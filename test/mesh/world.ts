@@ -15,6 +15,8 @@ import type {
   Service,
   Workload,
 } from '../../daemon/mesh/model.ts';
+import { parseAuthorizationPolicy } from '../../daemon/mesh/policy/parse.ts';
+import { parsePeerAuthentication } from '../../daemon/mesh/policy/peer.ts';
 import { MeshState } from '../../daemon/mesh/state.ts';
 
 export function ip(text: string): Ip {
@@ -38,7 +40,16 @@ export function uid(text: string): PodUid {
 export function settings(over: Partial<MeshSettings> = {}): MeshSettings {
   const trustDomain = parseTrustDomain('cluster.local');
   assert.ok(trustDomain !== undefined);
-  return { trustDomain, defaultMode: 'permissive', meshCidrs: [], nodeName: 'node-a', ...over };
+  return {
+    trustDomain,
+    defaultMode: 'permissive',
+    rootNamespace: 'istio-system',
+    trustDomainAliases: [],
+    pathNormalization: 'BASE',
+    meshCidrs: [],
+    nodeName: 'node-a',
+    ...over,
+  };
 }
 
 export function pod(name: string, address: string, over: Partial<Workload> = {}): Workload {
@@ -143,6 +154,18 @@ export const told = {
     key: `${value.namespace}/${value.name}`,
     value,
   }),
+  /** An AuthorizationPolicy as people write it; without a spec it is gone. */
+  policy: (namespace: string, name: string, spec?: unknown, annotations = {}): Delta => {
+    const parsed = parseAuthorizationPolicy({ metadata: { namespace, name, annotations }, spec });
+    const value = spec === undefined ? undefined : parsed?.policy;
+    return { kind: 'policy', key: `${namespace}/${name}`, value };
+  },
+  /** A PeerAuthentication likewise. */
+  peerAuthentication: (namespace: string, name: string, spec?: unknown): Delta => {
+    const parsed = parsePeerAuthentication({ metadata: { namespace, name }, spec });
+    const value = spec === undefined ? undefined : parsed?.peer;
+    return { kind: 'peer-authentication', key: `${namespace}/${name}`, value };
+  },
   published: (of: Workload, state: PublishedState['state'] | undefined): Delta => ({
     kind: 'published',
     key: of.uid,
@@ -185,6 +208,7 @@ const anyPod: fc.Arbitrary<Workload> = fc
     uid: fc.constantFrom(...UIDS),
     namespace: fc.constantFrom(...NAMESPACES),
     serviceAccount: fc.constantFrom('web', 'db', ''),
+    labels: fc.constantFrom({}, { app: 'web' }),
     node: fc.constantFrom(...NODES, ''),
     ips: some(anyIp, 2),
     hostNetwork: fc.boolean(),
@@ -271,6 +295,31 @@ const anyPublished: fc.Arbitrary<Delta> = fc
     value: state && { uid: isOwn ? key : other, state, sinceMs: 1 },
   }));
 
+const anyPeerAuthentication = fc
+  .record({
+    namespace: fc.constantFrom(...NAMESPACES, 'istio-system'),
+    name: fc.constantFrom(...NAMES),
+    mode: fc.constantFrom('STRICT', 'PERMISSIVE', 'UNSET'),
+    selector: fc.constantFrom(undefined, { matchLabels: { app: 'web' } }),
+  })
+  .map(({ namespace, name, mode, selector }) =>
+    told.peerAuthentication(namespace, name, {
+      mtls: { mode },
+      ...(selector && { selector, portLevelMtls: { 80: { mode: 'PERMISSIVE' } } }),
+    }),
+  );
+
+const anyPolicy = fc
+  .record({
+    namespace: fc.constantFrom(...NAMESPACES, 'istio-system'),
+    name: fc.constantFrom(...NAMES),
+    action: fc.constantFrom('ALLOW', 'DENY'),
+    ports: fc.constantFrom(['80'], ['8080']),
+  })
+  .map(({ namespace, name, action, ports }) =>
+    told.policy(namespace, name, { action, rules: [{ to: [{ operation: { ports } }] }] }),
+  );
+
 function orGone(delta: Delta, isGone: boolean): Delta {
   if (!isGone) return delta;
   return delta.kind === 'workload' || delta.kind === 'published'
@@ -288,6 +337,8 @@ export const anyDelta: fc.Arbitrary<Delta> = fc
       anyService.map(told.service),
       anySlice.map(told.slice),
       anyPublished,
+      anyPeerAuthentication,
+      anyPolicy,
       fc.tuple(fc.constantFrom(...NAMESPACES), anyLabel).map(([name, label]) => told.namespace(name, label)),
     ),
     fc.integer({ min: 0, max: 4 }),
