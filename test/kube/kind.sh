@@ -9,6 +9,10 @@ bench=manifests/overlays/bench
 for tool in docker kind kubectl; do
   command -v "$tool" >/dev/null || { echo "kind: $tool is missing; make cluster needs none of docker, kind, kubectl" >&2; exit 1; }
 done
+if [[ $'\n'$(kind get clusters 2>/dev/null)$'\n' == *$'\n'"$name"$'\n'* ]]; then
+  echo "kind: there is a cluster $name already; kind delete cluster --name $name ends it" >&2
+  exit 1
+fi
 kubectl() { command kubectl --context "kind-$name" "$@"; }
 step() { printf '\n== %s\n' "$1"; }
 

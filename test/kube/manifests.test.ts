@@ -1,10 +1,8 @@
 /** The manifests as they are: no wider than they say, and accepted by a real API server, every one of them. */
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
-import path from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { KNOB_NAMES, envOf, parseConfig } from '../../daemon/config.ts';
-import { must } from '../support/run.ts';
 import { ControlPlane } from './kit/control-plane.ts';
 import { BENCH, ROOTS, at, entries, find, list, pathOf, render, text, texts } from './manifests.ts';
 import type { Manifest, Root } from './manifests.ts';
@@ -210,12 +208,6 @@ describe('culvert-ca', () => {
     assert.equal(at(find(objectsOf('base'), 'Deployment', 'culvert-ca'), 'spec', 'replicas'), 2);
     const budget = find(objectsOf('base'), 'PodDisruptionBudget', 'culvert-ca');
     assert.equal(at(budget, 'spec', 'minAvailable'), 1);
-  });
-});
-
-describe('make kind', () => {
-  it('has a script that shellcheck finds nothing in', async () => {
-    await must(['shellcheck', path.join(import.meta.dirname, 'kind.sh')]);
   });
 });
 
