@@ -4,14 +4,17 @@
  */
 import { isDeepStrictEqual } from 'node:util';
 import type { ClusterSource, Delta, PublishedState, SourceProblem, Workload } from '../mesh/model.ts';
+import { CustomCollection } from '../kube/custom.ts';
+import type { CustomTuning } from '../kube/custom.ts';
 import { protobufWire } from '../kube/protobuf.ts';
 import { Reflector } from '../kube/reflector.ts';
-import type { ReflectorTuning } from '../kube/reflector.ts';
-import type { Change, KubeApi } from '../kube/seams.ts';
+import type { Change, KubeApi, Watched } from '../kube/seams.ts';
 import { pathText } from './documents.ts';
 import { translate } from './objects.ts';
 import type { Translation } from './objects.ts';
 import { gone, inOrder } from './order.ts';
+import { POLICY_COLLECTIONS, POLICY_GROUP } from './policies.ts';
+import type { PolicyCollection } from './policies.ts';
 import { PROTOBUF_FIELDS } from './protobuf-fields.ts';
 import { STATE_ANNOTATION, readState } from './state-annotation.ts';
 
@@ -21,7 +24,7 @@ export interface KubernetesSourceOptions {
   readonly node?: string;
   /** Something went wrong in a watch and was survived. `part`: the collection's name. */
   readonly onProblem?: (part: string, reason: string) => void;
-  readonly tuning?: Partial<ReflectorTuning>;
+  readonly tuning?: Partial<CustomTuning>;
 }
 
 /** A pod, and what its annotation says that its daemon has published. */
@@ -71,7 +74,7 @@ const MAX_PROBLEMS = 1_000;
 export class KubernetesSource implements ClusterSource {
   readonly synced: Promise<void>;
   readonly #options: KubernetesSourceOptions;
-  readonly #parts: ReadonlyMap<string, Reflector<Kept>>;
+  readonly #parts: ReadonlyMap<string, Watched<Kept>>;
   readonly #pods = new Map<string, Kept>();
   /** By the object's title. */
   readonly #problems = new Map<string, readonly string[]>();
@@ -82,8 +85,11 @@ export class KubernetesSource implements ClusterSource {
 
   constructor(options: KubernetesSourceOptions) {
     this.#options = options;
-    const parts = collectionsFor(options.node).map((one) => [one.part, this.#reflect(one)] as const);
-    this.#parts = new Map(parts);
+    const builtIn = collectionsFor(options.node).map((one) => [one.part, this.#reflect(one)] as const);
+    // Nobody is enrolled by a policy.
+    const policies = options.node === undefined ? POLICY_COLLECTIONS : [];
+    const custom = policies.map((one) => [one.resource, this.#reflectPolicies(one)] as const);
+    this.#parts = new Map<string, Watched<Kept>>([...builtIn, ...custom]);
     this.synced = Promise.all([...this.#parts.values()].map(({ synced }) => synced)).then(() => {
       this.#isSynced = true;
       this.#flush();
@@ -138,8 +144,22 @@ export class KubernetesSource implements ClusterSource {
     );
   }
 
+  #reflectPolicies(kind: PolicyCollection): CustomCollection<Kept> {
+    const { api, onProblem, tuning } = this.#options;
+    return new CustomCollection<Kept>(
+      {
+        api,
+        kind,
+        decode: (object, version) =>
+          this.#decode({ apiVersion: `${POLICY_GROUP}/${version}`, kind: kind.kind }, object),
+        onProblem: (reason) => onProblem?.(kind.resource, reason),
+      },
+      tuning,
+    );
+  }
+
   /** @throws Error when the object can't be read: then it stays as it was, a label too. */
-  #decode({ apiVersion, kind }: Collection, object: unknown): Kept | undefined {
+  #decode({ apiVersion, kind }: { apiVersion: string; kind: string }, object: unknown): Kept | undefined {
     // Objects in a list don't say what they are.
     const translation = translate({ ...Object(object), apiVersion, kind });
     if (translation.kind === 'foreign') return undefined;

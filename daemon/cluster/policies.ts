@@ -16,6 +16,29 @@ export const POLICY_VERSIONS = ['v1', 'v1beta1'] as const;
 export type PolicyVersion = (typeof POLICY_VERSIONS)[number];
 export type PolicyKind = 'AuthorizationPolicy' | 'PeerAuthentication';
 
+/** The collection of one kind of policy; its resource is also the name of its series in the metrics. */
+export interface PolicyCollection {
+  readonly group: string;
+  readonly versions: readonly PolicyVersion[];
+  readonly kind: PolicyKind;
+  readonly resource: string;
+}
+
+export const POLICY_COLLECTIONS: readonly PolicyCollection[] = [
+  {
+    group: POLICY_GROUP,
+    versions: POLICY_VERSIONS,
+    kind: 'AuthorizationPolicy',
+    resource: 'authorizationpolicies',
+  },
+  {
+    group: POLICY_GROUP,
+    versions: POLICY_VERSIONS,
+    kind: 'PeerAuthentication',
+    resource: 'peerauthentications',
+  },
+];
+
 type PolicyObject = z.infer<typeof policyHeadSchema>;
 type Read<T> = { readonly value: T; readonly problems: readonly PolicyProblem[] };
 
