@@ -42,6 +42,8 @@ export interface CompiledRule {
   readonly to: Clause;
   readonly when: readonly Check[];
   readonly hasHttp: boolean;
+  /** Asks for the server name of TLS that passes through: the connection's first bytes have it. */
+  readonly hasSni: boolean;
   /** Ports outside of which it can't match; undefined: any. */
   readonly ports: ReadonlySet<number> | undefined;
   /** Principals, or namespaces, outside of which it can't match; undefined: any. For the index. */
@@ -85,6 +87,9 @@ function compileRule(policy: AuthorizationPolicy, rule: PolicyRule, settings: Po
     to,
     when,
     hasHttp: [...from, ...to, when].some((checks) => checks.some(({ isHttp }) => isHttp)),
+    hasSni: [...rule.from, ...rule.to, rule.when].some((fields) =>
+      fields.some(({ field }) => field === 'sni'),
+    ),
     ports: numbersOf(literals(rule.to, rule.when, 'ports')),
     principals: literals(rule.from, rule.when, 'principals', (values) => expandPrincipals(values, settings)),
     namespaces: literals(rule.from, rule.when, 'namespaces'),

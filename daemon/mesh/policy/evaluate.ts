@@ -20,6 +20,8 @@ export interface WorkloadPolicies {
   readonly hasAllow: boolean;
   /** Ports on which a rule looks at requests; `all` when one is for any port. */
   readonly httpPorts: ReadonlySet<number> | 'all';
+  /** The same for rules that ask for the server name of TLS inside. */
+  readonly sniPorts: ReadonlySet<number> | 'all';
   /** With dry-run policies in force; undefined when there is none. */
   readonly dryRun: WorkloadPolicies | undefined;
 }
@@ -40,15 +42,19 @@ function combineAll(policies: readonly CompiledPolicy[]): WorkloadPolicies {
     deny: new RuleIndex(deny),
     allow: new RuleIndex(allow),
     hasAllow: policies.some(({ policy }) => policy.action === 'ALLOW'),
-    httpPorts: httpPortsOf([...custom, ...deny, ...allow]),
+    httpPorts: portsOf([...custom, ...deny, ...allow], ({ hasHttp }) => hasHttp),
+    sniPorts: portsOf([...custom, ...deny, ...allow], ({ hasSni }) => hasSni),
     dryRun: undefined,
   };
 }
 
-function httpPortsOf(rules: readonly CompiledRule[]): ReadonlySet<number> | 'all' {
+function portsOf(
+  rules: readonly CompiledRule[],
+  which: (rule: CompiledRule) => boolean,
+): ReadonlySet<number> | 'all' {
   const ports = new Set<number>();
   for (const rule of rules) {
-    if (!rule.hasHttp) continue;
+    if (!which(rule)) continue;
     if (rule.ports === undefined) return 'all';
     for (const port of rule.ports) ports.add(port);
   }
@@ -58,6 +64,18 @@ function httpPortsOf(rules: readonly CompiledRule[]): ReadonlySet<number> | 'all
 /** Whether requests on this port of the workload have to be read to decide. */
 export function needsHttp({ httpPorts }: WorkloadPolicies, port: number): boolean {
   return httpPorts === 'all' || httpPorts.has(port);
+}
+
+/** Whether a connection to this port has to be looked into to decide: requests, or the server name of TLS. */
+export function needsBytes(policies: WorkloadPolicies, port: number): boolean {
+  return needsHttp(policies, port) || policies.sniPorts === 'all' || policies.sniPorts.has(port);
+}
+
+/** The rule that denies whatever a connection will carry; undefined: it has to be looked into. */
+export function deniedUnread(policies: WorkloadPolicies, request: PolicyRequest): PolicyDecision | undefined {
+  const test = (rule: CompiledRule): boolean => !rule.hasHttp && !rule.hasSni && matches(rule, request, true);
+  const rule = policies.custom.first(request, test) ?? policies.deny.first(request, test);
+  return rule && { verdict: 'deny', by: rule.ref, why: `denied by ${at(rule)}` };
 }
 
 /** Whether the connection, or the request on it, is allowed. */
