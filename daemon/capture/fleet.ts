@@ -144,6 +144,11 @@ export class Fleet {
     for (const index of this.indexes) this.send(index, { type: 'pod', pod });
   }
 
+  /** What is open is cut soon: nobody else can serve the node's pods before this process has ended. */
+  hurry(): void {
+    for (const index of this.indexes) this.send(index, { type: 'no-successor' });
+  }
+
   /** Gives worker `index` its own copy of a listener. */
   handOver(index: number, uid: PodUid, role: Role, copy: HandedOver, port: Port): void {
     this.#members.get(index)?.unconfirmed.set(`${uid}/${role}`, copy);

@@ -32,7 +32,12 @@ export interface OwnerEvents {
   onYield(): void;
   /** The newcomer died: the node is ours again. */
   onReturned(): void;
+  /** We have released the node, and the newcomer has told since that it ends too, with nobody in its place. */
+  onOrphaned?(): void;
 }
+
+/** The last word of a daemon that ends with nobody in its place, to the one that yielded to it: it may drain still. */
+const ORPHANED = `${JSON.stringify({ orphaned: true })}\n`;
 
 export class Owner {
   readonly generation: number;
@@ -92,9 +97,14 @@ export class Owner {
   /** Gives the node up for good: the process is ending. */
   release(): void {
     this.#server.close();
-    this.#successor?.destroy();
-    this.#predecessor?.destroy();
-    if (this.#successor === undefined) rmSync(this.#file, { force: true });
+    this.#successor?.unref();
+    this.#predecessor?.unref();
+    if (this.#successor !== undefined) {
+      this.#predecessor?.destroy();
+      return;
+    }
+    this.#predecessor?.end(ORPHANED);
+    rmSync(this.#file, { force: true });
   }
 
   private answer(socket: Socket, events: OwnerEvents): void {
@@ -104,6 +114,10 @@ export class Owner {
       return;
     }
     this.#successor = socket;
+    // It has one thing to say, at its end. A crash says nothing: its pod starts again by itself.
+    socket.once('data', () => {
+      if (!this.#server.listening) events.onOrphaned?.();
+    });
     socket.resume();
     socket.once('close', () => {
       this.#successor = undefined;

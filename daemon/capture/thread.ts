@@ -70,6 +70,7 @@ class EnrolmentThread {
     const owner = await Owner.take(data.config.stateDir, {
       onYield: () => started.thread?.pause(),
       onReturned: () => started.thread?.resume(),
+      onOrphaned: () => started.thread?.hurry(),
     });
     const thread = new EnrolmentThread(data, owner);
     started.thread = thread;
@@ -112,6 +113,11 @@ class EnrolmentThread {
   resume(): void {
     this.#enrolment.resume();
     this.#log.warn('the daemon that took this node over is gone: it is ours again');
+  }
+
+  hurry(): void {
+    this.#log.warn('no other daemon has this node, and none can start before this one has ended');
+    this.#fleet.hurry();
   }
 
   async #run(): Promise<void> {
@@ -234,6 +240,7 @@ class EnrolmentThread {
     for (const watcher of this.#watchers) watcher.close();
     void this.#cluster[Symbol.asyncDispose]();
     this.#enrolment.closeListeners();
+    if (!this.#owner.hasYielded) this.hurry();
     this.#owner.release();
     this.#tell({ type: 'stopped' });
   }

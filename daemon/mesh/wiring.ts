@@ -64,7 +64,9 @@ export type EnrolmentToWorker =
       readonly port: Port;
     }
   /** The pod has left or died: cut what is left of it, then say `pod-closed`. */
-  | { readonly type: 'pod-gone'; readonly uid: PodUid; readonly reason: Reason };
+  | { readonly type: 'pod-gone'; readonly uid: PodUid; readonly reason: Reason }
+  /** We stop, and no other daemon has the node: none can come while we drain, so the drain is cut short. */
+  | { readonly type: 'no-successor' };
 
 /** How often a worker says that it turns, and enrolment asks whether it has. */
 export const BEAT_MS = 1_000;

@@ -26,7 +26,7 @@ import type {
 import { createLog } from '../observe/log.ts';
 import { Connections } from './connections.ts';
 import { Descriptors, shareOf } from './descriptors.ts';
-import { drain } from './drain.ts';
+import { Drain } from './drain.ts';
 import { createTunnelServer } from './hbone/server.ts';
 import { createTunnels } from './hbone/pool.ts';
 import { Holding } from './holding.ts';
@@ -57,6 +57,7 @@ class Worker {
   readonly #pods = new Map<PodUid, LocalPod>();
   readonly #identities: IdentityStore;
   readonly #listeners: Listeners;
+  readonly #drain: Drain;
   readonly #loopDelay: ReturnType<typeof monitorEventLoopDelay>;
   readonly #hot = loadHot();
   readonly #log;
@@ -70,6 +71,7 @@ class Worker {
     this.#log = createLog({ level: config.logLevel, thread: `worker-${start.index}` });
     this.#identities = new IdentityStore({ trustDomain: config.trustDomain });
     this.#plane = this.#makePlane(config);
+    this.#drain = new Drain(this.#plane);
     this.#identities.onChange(() => this.#plane.holding.wake());
     this.#listeners = new Listeners(
       (uid, role, socket) => HANDLERS[role](this.#plane, uid, socket),
@@ -136,7 +138,7 @@ class Worker {
         this.#identities.remove(message.id);
         break;
       case 'drain':
-        void this.#drain(message.deadlineMs);
+        void this.#end(message.deadlineMs);
         break;
       case 'list-connections':
         this.#toMain({
@@ -165,6 +167,9 @@ class Worker {
       case 'pod-gone':
         this.#forget(message.uid, message.reason);
         break;
+      case 'no-successor':
+        this.#drain.hurry();
+        break;
     }
     this.#plane.holding.wake();
   }
@@ -179,8 +184,8 @@ class Worker {
     this.#toEnrolment({ type: 'pod-closed', uid });
   }
 
-  async #drain(deadlineMs: number): Promise<void> {
-    const cut = await drain(this.#plane, () => this.#listeners.closeAll(), deadlineMs);
+  async #end(deadlineMs: number): Promise<void> {
+    const cut = await this.#drain.run(() => this.#listeners.closeAll(), deadlineMs);
     this.#flush();
     this.#toMain({ type: 'drained', cut });
   }

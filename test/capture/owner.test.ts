@@ -33,6 +33,7 @@ describe('the owner of a node', () => {
     const owner = await Owner.take(directory, {
       onYield: () => void heard.push('yield'),
       onReturned: () => void heard.push('returned'),
+      onOrphaned: () => void heard.push('orphaned'),
     });
     owners.push(owner);
     return owner;
@@ -64,6 +65,28 @@ describe('the owner of a node', () => {
     const third = await take();
     assert.deepEqual([third.generation, second.hasYielded], [3, true]);
     assert.deepEqual(heard, ['yield']);
+  });
+
+  it('hears, once it has released the node, that the newcomer ends with nobody in its place', async () => {
+    const heard: string[] = [];
+    const first = await take(heard);
+    const second = await take();
+    first.release();
+    second.release();
+    await until('the newcomer’s last word', () => heard.includes('orphaned'));
+    assert.deepEqual(heard, ['yield', 'orphaned']);
+  });
+
+  it('does not hear it of a newcomer that yielded itself', async () => {
+    const heard: [string[], string[]] = [[], []];
+    const first = await take(heard[0]);
+    const second = await take(heard[1]);
+    const third = await take();
+    first.release();
+    second.release();
+    third.release();
+    await until('the last one’s word', () => heard[1].includes('orphaned'));
+    assert.deepEqual(heard, [['yield'], ['yield', 'orphaned']]);
   });
 
   it('yields to one at a time: a third that asks meanwhile is told so', async () => {
