@@ -231,6 +231,16 @@ export const REASONS = {
   },
   DRAINED: { flag: 'CONNECT', level: 'info', text: 'cut at the end of the drain time' },
   WORKER_LOST: { flag: 'CONNECT', level: 'error', text: 'the data-plane worker that carried it died' },
+  HTTP_AMBIGUOUS: {
+    flag: 'DENY',
+    level: 'info',
+    text: 'the client sent a request that is malformed or can be read in two ways; refused, and the connection ended',
+  },
+  HTTP_ANSWER_AMBIGUOUS: {
+    flag: 'CONNECT',
+    level: 'warn',
+    text: "the app's answer is malformed or can be read in two ways; the client was told 502, and the connection ended",
+  },
   INTERNAL: { flag: 'CONNECT', level: 'error', text: 'a defect of ours; the log has the stack' },
 } as const satisfies Record<string, ReasonInfo>;
 

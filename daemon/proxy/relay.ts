@@ -14,6 +14,15 @@ import type { Relay, RelayResult } from './seams.ts';
 export interface RelayOptions {
   /** How long the open direction may stay silent once the other has ended. */
   readonly halfClosedTimeoutMs: number;
+  /** What has been read of both ends already, by somebody who looked at it first. */
+  readonly begun?: Begun;
+}
+
+export interface Begun {
+  readonly fromA: readonly Buffer[];
+  readonly fromB: readonly Buffer[];
+  readonly aHasEnded: boolean;
+  readonly bHasEnded: boolean;
 }
 
 /** What one direction may hold in user space before its source is paused. */
@@ -52,8 +61,9 @@ class TwoEnds implements Relay {
     this.#back = new Direction(this, b, a);
     this.#watch(this.#forward, this.#back, 'CLIENT_RESET');
     this.#watch(this.#back, this.#forward, 'UPSTREAM_RESET');
-    this.#forward.start();
-    this.#back.start();
+    const { begun } = options;
+    this.#forward.start(begun?.fromA ?? [], begun?.aHasEnded ?? false);
+    this.#back.start(begun?.fromB ?? [], begun?.bHasEnded ?? false);
   }
 
   get bytesSent(): number {
@@ -147,7 +157,12 @@ class Direction {
     this.#isSocket = kindOf(sink) === 'socket';
   }
 
-  start(): void {
+  start(begun: readonly Buffer[], hasEnded: boolean): void {
+    for (const chunk of begun) this.#carry(chunk);
+    if (hasEnded) {
+      this.#end();
+      return;
+    }
     this.source.on('data', (chunk: Buffer) => this.#carry(chunk));
     this.source.on('end', () => this.#end());
     // Accepted sockets come paused (pauseOnConnect), and a listener does not undo that.
@@ -197,7 +212,7 @@ function kindOf(end: Duplex): Kind {
  * END_STREAM first, and CANCEL is a clean end to ztunnel; either way the app behind would take half an answer for a
  * whole one.
  */
-function reset(end: Duplex): void {
+export function reset(end: Duplex): void {
   if (end.destroyed) return;
   if (end instanceof Socket) end.resetAndDestroy();
   else end.destroy(new Error('the connection was reset'));

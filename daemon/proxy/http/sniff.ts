@@ -1,0 +1,24 @@
+/** Which protocol a client speaks, from its first bytes. Pure. */
+
+export type Protocol = 'http1' | 'http2' | 'other';
+
+const PREFACE = Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n', 'latin1');
+/** A method is a token; no registered one is longer than 18 characters. */
+const METHOD_START = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}( |$)/;
+const REQUEST_LINE = /^\S+ .* HTTP\/\d+(\.\d+)?\r?$/;
+
+/**
+ * Tells the protocol of a connection that begins with `bytes`; undefined while more are needed. Whatever is only
+ * nearly a request line counts as HTTP/1, whose parser refuses it. What is no HTTP is judged more strictly than any
+ * request would be, so that a mistake here opens nothing.
+ * @param maxBytes how long a request line may be.
+ */
+export function sniff(bytes: Buffer, maxBytes: number): Protocol | undefined {
+  const length = Math.min(bytes.length, PREFACE.length);
+  if (bytes.compare(PREFACE, 0, length, 0, length) === 0)
+    return length === PREFACE.length ? 'http2' : undefined;
+  if (!METHOD_START.test(bytes.toString('latin1', 0, 33))) return 'other';
+  const end = bytes.indexOf(10);
+  if (end < 0) return bytes.length < maxBytes ? undefined : 'other';
+  return REQUEST_LINE.test(bytes.toString('latin1', 0, end)) ? 'http1' : 'other';
+}
