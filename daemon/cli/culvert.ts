@@ -11,6 +11,7 @@ for (const stream of [process.stdout, process.stderr])
 process.exitCode = await run(process.argv.slice(2), {
   out: (text) => process.stdout.write(text),
   err: (text) => process.stderr.write(text),
+  stdin: () => process.stdin,
   env: process.env,
   // https://no-color.org: any value but the empty one.
   colour: process.stdout.isTTY && (process.env['NO_COLOR'] ?? '') === '',

@@ -23,4 +23,16 @@ export const entryPoints: EntryPoints = {
     const { connectKube } = await import('../kube/client.ts');
     return connectKube(kubeconfig, process.env, { userAgent: `culvert/${VERSION}` });
   },
+  async readManifests(paths, stdin) {
+    const { readManifests } = await import('../cluster/manifests.ts');
+    return readManifests(paths, stdin);
+  },
+  async readObject() {
+    const { deltaOf } = await import('../cluster/manifests.ts');
+    return deltaOf;
+  },
+  async verifyPeer(chainPem, options) {
+    const { verifyChain } = await import('../identity/chain.ts');
+    return verifyChain(chainPem, options.rootsPem, options);
+  },
 };

@@ -11,6 +11,7 @@ import { addConnections } from './commands/connections.ts';
 import { addDaemon } from './commands/daemon.ts';
 import { addLimits } from './commands/limits.ts';
 import { addStatus } from './commands/status.ts';
+import { addSvid } from './commands/svid.ts';
 import { addUninstall } from './commands/uninstall.ts';
 import { addWhy } from './commands/why.ts';
 import type { Context, ExitCode, Io } from './io.ts';
@@ -23,6 +24,7 @@ const COMMANDS: readonly ((program: Command, context: Context) => void)[] = [
   addCerts,
   addCa,
   addWhy,
+  addSvid,
   addConfig,
   addUninstall,
   addCleanup,

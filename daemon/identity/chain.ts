@@ -3,15 +3,8 @@
  * (OpenSSL's) work; the leaf is judged by svid.ts, the same code as in a handshake.
  */
 import { X509Certificate } from 'node:crypto';
-import { AsnParser } from '@peculiar/asn1-schema';
-import {
-  BasicConstraints,
-  id_ce_basicConstraints,
-  id_ce_keyUsage,
-  id_ce_subjectAltName,
-} from '@peculiar/asn1-x509';
 import type { SpiffeId, TrustDomain } from '../mesh/ids.ts';
-import { KEY_USAGE, indexExtensions, keyUsageBits, octets, parseCertificate } from './extensions.ts';
+import { judgeIssuer, weakKey, weakSignature } from './issuers.ts';
 import { verifySvid } from './svid.ts';
 import { excerpt } from './text.ts';
 
@@ -43,13 +36,13 @@ const MAX_ROOTS = 64;
 const MAX_CHECKS = 128;
 const MAX_PEM_BYTES = 1 << 20;
 const PEM_BLOCK = /-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----/g;
-/** Extensions of issuers that are judged here. */
-const JUDGED: ReadonlySet<string> = new Set([id_ce_basicConstraints, id_ce_keyUsage, id_ce_subjectAltName]);
+const PEM_BEGIN = /-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----/g;
 
 /**
  * The identity that a chain proves against `rootsPem`, or why it proves none. Never throws.
  * @param chain PEM, or a list of DER certificates; leaf first, intermediates in any order. At most 8.
- * @param rootsPem trust anchors, at most 64. Only self-signed ones are anchors, as with OpenSSL's defaults.
+ * @param rootsPem trust anchors, at most 64. Only self-signed ones are anchors, as with OpenSSL's defaults; others are
+ *   intermediates.
  */
 export function verifyChain(
   chain: string | readonly Uint8Array[],
@@ -61,9 +54,12 @@ export function verifyChain(
     if (leaf === undefined) return invalid('there is no certificate');
     const verdict = verifySvid(leaf.raw, options);
     if (!verdict.ok) return verdict;
-    const roots = readPem(rootsPem, MAX_ROOTS);
+    const weak = weakKey(leaf, true);
+    if (weak !== undefined) return invalid(`it ${weak}`);
+    const trusted = readRoots(rootsPem);
+    const roots = trusted.filter(isSelfSigned);
     const search: Search = {
-      intermediates,
+      intermediates: [...intermediates, ...trusted.filter((one) => !roots.includes(one))],
       roots,
       nowMs: options.nowMs,
       checksLeft: MAX_CHECKS,
@@ -81,8 +77,18 @@ export function verifyChain(
 export function readPem(pem: string, max: number): X509Certificate[] {
   if (pem.length > MAX_PEM_BYTES) throw new RangeError(`the PEM has more than ${MAX_PEM_BYTES} bytes`);
   const blocks = pem.match(PEM_BLOCK) ?? [];
+  if (blocks.length !== (pem.match(PEM_BEGIN) ?? []).length)
+    throw new RangeError('a block CERTIFICATE has no end, or is not base64');
   if (blocks.length > max) throw new RangeError(`there are more than ${max} certificates`);
   return blocks.map((block) => new X509Certificate(block));
+}
+
+function readRoots(pem: string): X509Certificate[] {
+  try {
+    return readPem(pem, MAX_ROOTS);
+  } catch (error) {
+    throw new RangeError(`the roots: ${excerpt(error)}`, { cause: error });
+  }
 }
 
 function readChain(chain: string | readonly Uint8Array[]): X509Certificate[] {
@@ -107,7 +113,7 @@ function rootOf(
   search: Search,
 ): X509Certificate | undefined {
   if (path.length >= MAX_DEPTH) return undefined;
-  const anchor = search.roots.find((root) => isSelfSigned(root) && issued(root, subject, path, search));
+  const anchor = search.roots.find((root) => issued(root, subject, path, search));
   if (anchor !== undefined) return anchor;
   for (const issuer of search.intermediates) {
     if (path.includes(issuer) || !issued(issuer, subject, path, search)) continue;
@@ -133,32 +139,12 @@ function issued(
     return false;
   }
   if (!subject.verify(issuer.publicKey)) return false;
-  const wrong = judgeIssuer(issuer, path.length - 1, search);
-  search.wrong ??= wrong === undefined ? undefined : `its issuer ${excerpt(issuer.subject)} ${wrong}`;
+  const weak = weakSignature(subject);
+  const isTrusted = search.roots.includes(issuer);
+  const wrong = weak ?? judgeIssuer(issuer, path, search.nowMs, isTrusted);
+  const whose = weak === undefined ? `its issuer ${excerpt(issuer.subject)}` : 'a certificate of it';
+  search.wrong ??= wrong === undefined ? undefined : `${whose} ${wrong}`;
   return wrong === undefined;
-}
-
-/** What stops `issuer` from having signed below `intermediatesBelow` CA certificates, or undefined. */
-function judgeIssuer(
-  issuer: X509Certificate,
-  intermediatesBelow: number,
-  { nowMs, roots }: Search,
-): string | undefined {
-  const tbs = parseCertificate(issuer.raw).tbsCertificate;
-  if (!(tbs.validity.notBefore.getTime().getTime() <= nowMs)) return 'is not valid yet';
-  if (!(nowMs <= tbs.validity.notAfter.getTime().getTime())) return 'has expired';
-  const extensions = indexExtensions(tbs.extensions ?? [], JUDGED);
-  if (typeof extensions === 'string') return `can not be used: ${extensions}`;
-  const basic = extensions.get(id_ce_basicConstraints);
-  const constraints = basic === undefined ? undefined : AsnParser.parse(octets(basic), BasicConstraints);
-  if (constraints?.cA !== true) return 'is no CA certificate';
-  if ((constraints.pathLenConstraint ?? Infinity) < intermediatesBelow)
-    return 'has a path length that is exceeded';
-  const usage = extensions.get(id_ce_keyUsage);
-  // Roots that `openssl req -x509` makes have no key usage; what we are told to trust may lack it, nothing else.
-  const maySign =
-    usage === undefined ? roots.includes(issuer) : (keyUsageBits(usage) & KEY_USAGE.keyCertSign) !== 0;
-  return maySign ? undefined : 'has no key usage keyCertSign';
 }
 
 function invalid(detail: string): ChainVerdict {

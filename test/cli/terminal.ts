@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { startAdmin } from '../../daemon/admin/server.ts';
+import { entryPoints } from '../../daemon/cli/entry-points.ts';
 import { run } from '../../daemon/cli/program.ts';
 import type { EntryPoints, Io } from '../../daemon/cli/io.ts';
 import { createLog } from '../../daemon/observe/log.ts';
@@ -29,6 +30,7 @@ export async function culvert(
   const code = await run(args, {
     out: (text) => (out += text),
     err: (text) => (err += text),
+    stdin: () => assert.fail('this command reads no standard input'),
     env: {},
     colour: false,
     now: () => NOW,
@@ -40,6 +42,10 @@ export async function culvert(
       preflight: unwanted,
       cleanupNode: unwanted,
       connectCluster: unwanted,
+      // What only reads is the real thing.
+      readManifests: (paths, stdin) => entryPoints.readManifests(paths, stdin),
+      readObject: () => entryPoints.readObject(),
+      verifyPeer: (chainPem, options) => entryPoints.verifyPeer(chainPem, options),
       ...parts,
     },
     ...changes,

@@ -32,6 +32,8 @@ const LAZY: Readonly<Record<string, readonly string[]>> = {
     'daemon/capture/preflight.ts',
     'daemon/capture/cleanup.ts',
     'daemon/kube/client.ts',
+    'daemon/cluster/manifests.ts',
+    'daemon/identity/chain.ts',
   ],
 };
 

@@ -66,6 +66,8 @@ export interface Forgery {
   readonly key?: KeyObject;
   /** v3 when left out. */
   readonly version?: Uint8Array;
+  /** How `key` signs; ECDSA with SHA-256 when left out. */
+  readonly algorithm?: { readonly identifier: Uint8Array; readonly digest: string | null };
 }
 
 const { publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
@@ -83,19 +85,20 @@ export const HONEST = [
 ] as const;
 
 export function forge(forgery: Forgery = {}): Buffer {
+  const { identifier, digest } = forgery.algorithm ?? { identifier: ECDSA_SHA256, digest: 'sha256' };
   const tbs = tlv(
     0x30,
     forgery.version ?? tlv(0xa0, tlv(0x02, Buffer.of(2))),
     tlv(0x02, Buffer.of(1, 2, 3)),
-    ECDSA_SHA256,
+    identifier,
     forgery.issuer ?? commonName('some CA'),
     tlv(0x30, time(forgery.notBeforeMs ?? NOW - HOUR), time(forgery.notAfterMs ?? NOW + HOUR)),
     forgery.subject ?? tlv(0x30),
     forgery.spki ?? SPKI,
     tlv(0xa3, tlv(0x30, ...(forgery.extensions ?? HONEST))),
   );
-  const signature = forgery.key === undefined ? GARBAGE : sign('sha256', tbs, forgery.key);
-  return tlv(0x30, tbs, ECDSA_SHA256, tlv(0x03, Buffer.of(0), signature));
+  const signature = forgery.key === undefined ? GARBAGE : sign(digest, tbs, forgery.key);
+  return tlv(0x30, tbs, identifier, tlv(0x03, Buffer.of(0), signature));
 }
 
 /** An honest leaf but for its SAN extension(s). */

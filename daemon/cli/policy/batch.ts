@@ -3,22 +3,29 @@ import { z } from 'zod';
 import { parseIp, parseSpiffeId } from '../../mesh/ids.ts';
 import type { Ip } from '../../mesh/ids.ts';
 import { peerOf } from '../../mesh/policy/compile.ts';
+import { needsHttp } from '../../mesh/policy/evaluate.ts';
 import { judge } from '../../mesh/policy/judge.ts';
-import type { HttpRequest, PolicyRequest, RuleRef } from '../../mesh/policy/model.ts';
+import type { Judgement } from '../../mesh/policy/judge.ts';
+import type { PolicyRequest, PolicyTarget, RuleRef } from '../../mesh/policy/model.ts';
 import { parseAuthorizationPolicy } from '../../mesh/policy/parse.ts';
-import { PATH_NORMALIZATIONS, normalizeTarget, pathOf } from '../../mesh/policy/path.ts';
+import { PATH_NORMALIZATIONS } from '../../mesh/policy/path.ts';
 import type { PathNormalization } from '../../mesh/policy/path.ts';
 import { parsePeerAuthentication } from '../../mesh/policy/peer.ts';
 import { PolicyStore } from '../../mesh/policy/store.ts';
+import { BAD_REQUEST, httpRequest } from './request.ts';
 
 const text = z.string();
 const optional = text.nullish();
 
 const httpSchema = z.looseObject({
-  method: text,
-  path: text,
+  method: optional,
+  path: optional,
   host: optional,
   headers: z.record(text, z.union([text, z.array(text)])).nullish(),
+});
+
+const address = optional.refine((value) => (value ?? '') === '' || parseIp(value ?? '') !== undefined, {
+  error: 'is no IP address',
 });
 
 const caseSchema = z.looseObject({
@@ -35,9 +42,8 @@ const caseSchema = z.looseObject({
     .nullish(),
   request: z.looseObject({
     srcPrincipal: optional,
-    srcNamespace: optional,
-    srcIp: optional,
-    dstIp: optional,
+    srcIp: address,
+    dstIp: address,
     dstPort: z.number().int().min(0).max(65_535),
     dstNamespace: optional,
     dstLabels: z.record(text, text).nullish(),
@@ -51,68 +57,146 @@ type Case = z.infer<typeof caseSchema>;
 export interface BatchAnswer {
   readonly name: string;
   readonly verdict: 'allow' | 'deny';
-  readonly by: RuleRef | null;
+  readonly by: WrittenRef | null;
   readonly why: string;
+}
+
+/** A RuleRef as JSON has it: every field there. */
+export interface WrittenRef extends Omit<RuleRef, 'rule'> {
+  readonly rule: number | null;
+}
+
+export interface BatchProblem {
+  /** As far as it could be read. */
+  readonly name: string | null;
+  readonly problem: string;
 }
 
 const DEFAULT_ROOT = 'istio-system';
 const DEFAULT_TRUST_DOMAIN = 'cluster.local';
+const DEFAULT_NAMESPACE = 'default';
 
-/** The answer to one line; a sentence when it is no case. */
-export function answerLine(line: string): BatchAnswer | { readonly problem: string } {
+/** The answer to one line; a sentence when it is no case. Never throws. */
+export function answerLine(line: string): BatchAnswer | BatchProblem {
   let value: unknown;
   try {
     value = JSON.parse(line);
   } catch (error) {
-    return { problem: error instanceof Error ? error.message : String(error) };
+    return { name: null, problem: `is no JSON: ${error instanceof Error ? error.message : String(error)}` };
   }
   const parsed = caseSchema.safeParse(value);
-  if (!parsed.success) return { problem: z.prettifyError(parsed.error).replaceAll('\n', ' ') };
+  if (!parsed.success) return { name: nameOf(value), problem: issuesOf(parsed.error) };
   const normalization = normalizationOf(parsed.data.mesh?.pathNormalization);
   if (normalization === undefined)
-    return { problem: `mesh.pathNormalization: must be DEFAULT or one of ${PATH_NORMALIZATIONS.join(', ')}` };
+    return {
+      name: parsed.data.name,
+      problem: `mesh.pathNormalization: must be DEFAULT or one of ${PATH_NORMALIZATIONS.join(', ')}`,
+    };
   return answerCase(parsed.data, normalization);
 }
 
-/** As Istio's configuration spells it; DEFAULT is BASE (SEMANTICS.md 1.8). */
+/** `rule: null` rather than no field. */
+export function written(by: RuleRef | undefined): WrittenRef | null {
+  return by === undefined ? null : { ...by, rule: by.rule ?? null };
+}
+
+function nameOf(value: unknown): string | null {
+  const named = z.looseObject({ name: text }).safeParse(value);
+  return named.success ? named.data.name : null;
+}
+
+function issuesOf(error: z.ZodError): string {
+  return error.issues
+    .slice(0, 5)
+    .map(({ path, message }) => (path.length === 0 ? message : `${path.map(String).join('.')}: ${message}`))
+    .join('; ');
+}
+
+/** As Istio's configuration spells it, or our knob; DEFAULT is BASE (SEMANTICS.md 1.8). */
 function normalizationOf(given: string | null | undefined): PathNormalization | undefined {
-  const name = given === null || given === undefined || given === 'DEFAULT' ? 'BASE' : given;
+  const name = (given ?? '').toUpperCase();
+  if (name === '' || name === 'DEFAULT') return 'BASE';
   return PATH_NORMALIZATIONS.find((one) => one === name);
 }
 
 function answerCase(given: Case, normalization: PathNormalization): BatchAnswer {
   const { name, request } = given;
-  const http = request.http ? readHttp(request.http, normalization) : undefined;
-  if (http === 'bad request')
-    return { name, verdict: 'deny', by: null, why: 'the path of the request is refused (400)' };
+  const http = request.http ? httpRequest(request.http, normalization) : undefined;
   const asked: PolicyRequest = {
     peer: peerFrom(request.srcPrincipal),
     sourceIp: ipFrom(request.srcIp),
     destinationIp: ipFrom(request.dstIp),
     destinationPort: request.dstPort,
     sni: request.sni ?? undefined,
-    http,
+    http: http === BAD_REQUEST ? undefined : http,
   };
-  const target = { namespace: request.dstNamespace ?? 'default', labels: request.dstLabels ?? {} };
-  const { verdict, by, why } = judge(storeOf(given), target, asked, 'permissive');
-  return { name, verdict, by: by ?? null, why };
+  const target = {
+    namespace: (request.dstNamespace ?? '') || DEFAULT_NAMESPACE,
+    labels: request.dstLabels ?? {},
+  };
+  const store = storeOf(given);
+  const judged =
+    http === BAD_REQUEST ? judgeUnread(store, target, asked) : judge(store, target, asked, 'permissive');
+  return { name, verdict: judged.verdict, by: written(judged.by), why: judged.why };
+}
+
+/** A request that is answered with 400 where requests are read, and is bytes like others where they are not. */
+export function judgeUnread(
+  store: PolicyStore,
+  target: PolicyTarget,
+  asked: PolicyRequest,
+  defaultMode: 'strict' | 'permissive' = 'permissive',
+): Judgement {
+  const judged = judge(store, target, asked, defaultMode);
+  const isRead = needsHttp(store.policiesOf(target), asked.destinationPort);
+  if (!isRead || judged.by?.kind === 'PeerAuthentication') return judged;
+  return { verdict: 'deny', by: undefined, why: 'the path of the request is refused (400)' };
 }
 
 function storeOf({ mesh, policies, peerAuthentications }: Case): PolicyStore {
   const store = new PolicyStore({
-    rootNamespace: mesh?.rootNamespace ?? DEFAULT_ROOT,
-    trustDomain: mesh?.trustDomain ?? DEFAULT_TRUST_DOMAIN,
+    rootNamespace: (mesh?.rootNamespace ?? '') || DEFAULT_ROOT,
+    trustDomain: (mesh?.trustDomain ?? '') || DEFAULT_TRUST_DOMAIN,
     trustDomainAliases: mesh?.trustDomainAliases ?? [],
   });
-  for (const object of policies ?? []) {
-    const policy = parseAuthorizationPolicy(object)?.policy;
-    if (policy !== undefined) store.setPolicy(policy.namespace, policy.name, policy);
+  const keys = new Set<string>();
+  for (const [i, object] of (policies ?? []).entries()) {
+    const policy = parseAuthorizationPolicy(named(object, i, parseAuthorizationPolicy))?.policy;
+    if (policy !== undefined) store.setPolicy(policy.namespace, keyOf(policy, i, keys), policy);
   }
-  for (const object of peerAuthentications ?? []) {
-    const peer = parsePeerAuthentication(object)?.peer;
-    if (peer !== undefined) store.setPeerAuthentication(peer.namespace, peer.name, peer);
+  for (const [i, object] of (peerAuthentications ?? []).entries()) {
+    const peer = parsePeerAuthentication(named(object, i, parsePeerAuthentication))?.peer;
+    if (peer !== undefined) store.setPeerAuthentication(peer.namespace, keyOf(peer, i, keys), peer);
   }
   return store;
+}
+
+/** Two objects of one name are both in force: a case has no API server that would have refused the second. */
+function keyOf(
+  { namespace, name }: { readonly namespace: string; readonly name: string },
+  index: number,
+  keys: Set<string>,
+): string {
+  const key = keys.has(`${namespace}/${name}`) ? `${name}#${index}` : name;
+  keys.add(`${namespace}/${name}`);
+  return key;
+}
+
+/** An object whose metadata can't be read is none of a cluster's; here it counts, with what can be read of its name. */
+function named(object: unknown, index: number, parse: (object: unknown) => unknown): unknown {
+  if (parse(object) !== undefined) return object;
+  const given = z.looseObject({ metadata: z.unknown().optional() }).safeParse(object);
+  const metadata = { name: `#${index}`, ...textsOf(given.data?.metadata) };
+  return given.success ? { ...given.data, metadata } : { metadata, spec: object };
+}
+
+function textsOf(metadata: unknown): { name?: string; namespace?: string } {
+  const name = z.looseObject({ name: text.min(1) }).safeParse(metadata);
+  const namespace = z.looseObject({ namespace: text }).safeParse(metadata);
+  return {
+    ...(name.success ? { name: name.data.name } : {}),
+    ...(namespace.success ? { namespace: namespace.data.namespace } : {}),
+  };
 }
 
 /** An identity of another form than Istio's is none (SEMANTICS.md 3.1). */
@@ -121,32 +205,6 @@ function peerFrom(principal: string | null | undefined): PolicyRequest['peer'] {
   return id && peerOf(id);
 }
 
-function ipFrom(text: string | null | undefined): Ip | undefined {
-  return parseIp(text ?? '');
-}
-
-function readHttp(
-  { method, path, host, headers }: z.infer<typeof httpSchema>,
-  normalization: PathNormalization,
-): HttpRequest | 'bad request' {
-  const target = normalizeTarget(originForm(path), normalization);
-  if (target === undefined) return 'bad request';
-  const joined = new Map<string, string>();
-  for (const [name, value] of Object.entries(headers ?? {})) {
-    const key = name.toLowerCase();
-    const values = [
-      ...(joined.has(key) ? [joined.get(key)] : []),
-      ...(Array.isArray(value) ? value : [value]),
-    ];
-    joined.set(key, values.join(','));
-  }
-  return { method, path: pathOf(target), host: host ?? joined.get('host'), headers: joined };
-}
-
-/** RFC 9112 section 3.2.2: a server takes the path of an absolute-form target. */
-function originForm(target: string): string {
-  const absolute = /^[a-z][a-z0-9+.-]*:\/\/[^/?#]*/i.exec(target)?.[0];
-  if (absolute === undefined) return target;
-  const rest = target.slice(absolute.length);
-  return rest.startsWith('/') ? rest : `/${rest}`;
+function ipFrom(given: string | null | undefined): Ip | undefined {
+  return parseIp(given ?? '');
 }
