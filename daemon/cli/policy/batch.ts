@@ -3,7 +3,6 @@ import { z } from 'zod';
 import { parseIp, parseSpiffeId } from '../../mesh/ids.ts';
 import type { Ip } from '../../mesh/ids.ts';
 import { peerOf } from '../../mesh/policy/compile.ts';
-import { needsHttp } from '../../mesh/policy/evaluate.ts';
 import { judge } from '../../mesh/policy/judge.ts';
 import type { Judgement } from '../../mesh/policy/judge.ts';
 import type { PolicyRequest, PolicyTarget, RuleRef } from '../../mesh/policy/model.ts';
@@ -140,7 +139,7 @@ function answerCase(given: Case, normalization: PathNormalization): BatchAnswer 
   return { name, verdict: judged.verdict, by: written(judged.by), why: judged.why };
 }
 
-/** A request that is answered with 400 where requests are read, and is bytes like others where they are not. */
+/** A request that is answered with 400 by whatever reads it; the port's own demand comes first. */
 export function judgeUnread(
   store: PolicyStore,
   target: PolicyTarget,
@@ -148,8 +147,7 @@ export function judgeUnread(
   defaultMode: 'strict' | 'permissive' = 'permissive',
 ): Judgement {
   const judged = judge(store, target, asked, defaultMode);
-  const isRead = needsHttp(store.policiesOf(target), asked.destinationPort);
-  if (!isRead || judged.by?.kind === 'PeerAuthentication') return judged;
+  if (judged.by?.kind === 'PeerAuthentication') return judged;
   return { verdict: 'deny', by: undefined, why: 'the path of the request is refused (400)' };
 }
 
