@@ -1,87 +1,21 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { appendFile, mkdir, mkdtemp, open, rename, rm, symlink, unlink, writeFile } from 'node:fs/promises';
+import { appendFile, mkdtemp, open, rename, rm, symlink, unlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
-import type { TestContext } from 'node:test';
 import { FileSource } from '../../daemon/cluster/files.ts';
-import type { FileSourceOptions } from '../../daemon/cluster/files.ts';
 import { formatProblem } from '../../daemon/cluster/problems.ts';
 import { PublishedStateWriter } from '../../daemon/cluster/published.ts';
 import { MeshError } from '../../daemon/errors.ts';
 import { parsePodUid } from '../../daemon/mesh/ids.ts';
-import type { Delta, PublishedState } from '../../daemon/mesh/model.ts';
+import type { PublishedState } from '../../daemon/mesh/model.ts';
+import { Folder } from './folder.ts';
 
 const namespace = (name: string, label?: string): string =>
   `apiVersion: v1\nkind: Namespace\nmetadata:\n  name: ${name}\n${label === undefined ? '' : `  labels: {culvert.dev/mesh: ${label}}\n`}`;
 const pod = (name: string, node = 'node-a', address = '10.244.1.5'): string =>
   `apiVersion: v1\nkind: Pod\nmetadata:\n  name: ${name}\n  namespace: shop\n  uid: uid-${name}\nspec:\n  nodeName: ${node}\n  containers: [{name: app}]\nstatus:\n  phase: Running\n  podIPs: [{ip: ${address}}]\n`;
-
-/** A folder, a source over it, and all that the source has said. */
-class Folder {
-  readonly path: string;
-  readonly said: Delta[] = [];
-  readonly source: FileSource;
-  readonly #waiting = new Set<() => void>();
-
-  constructor(path: string, options: FileSourceOptions) {
-    this.path = path;
-    this.source = new FileSource(path, { intervalMs: 50, settleMs: 40, ...options });
-  }
-
-  static async with(
-    t: TestContext,
-    files: Readonly<Record<string, string>>,
-    options: FileSourceOptions = {},
-  ): Promise<Folder> {
-    const path = await mkdtemp(join(tmpdir(), 'culvert-folder-'));
-    t.after(() => rm(path, { recursive: true, force: true }));
-    const folder = new Folder(path, options);
-    for (const [name, text] of Object.entries(files)) await folder.replace(name, text);
-    t.after(() => folder.source[Symbol.asyncDispose]());
-    folder.source.start((deltas) => {
-      folder.said.push(...deltas);
-      for (const wake of folder.#waiting) wake();
-    });
-    await folder.source.synced;
-    return folder;
-  }
-
-  /** Writes a file as a careful writer does: whole, by rename. */
-  async replace(name: string, text: string): Promise<void> {
-    const draft = join(this.path, `.draft-${Math.random()}`);
-    await mkdir(join(this.path, name, '..'), { recursive: true });
-    await writeFile(draft, text);
-    await rename(draft, join(this.path, name));
-  }
-
-  /** What the source says now: the last word on each key that is still there. */
-  now(): string[] {
-    const last = new Map(this.said.map((delta) => [`${delta.kind} ${delta.key}`, delta.value]));
-    return [...last].flatMap(([key, value]) => (value === undefined ? [] : key)).sort();
-  }
-
-  last(kind: Delta['kind'], key: string): unknown {
-    return this.said.findLast((delta) => delta.kind === kind && delta.key === key)?.value;
-  }
-
-  /** Resolves when `holds` does: asked after every word of the source, and at its pace for problems. */
-  async until(holds: () => boolean): Promise<void> {
-    while (!holds()) {
-      const { promise, resolve } = Promise.withResolvers<void>();
-      const timer = setTimeout(resolve, 20);
-      this.#waiting.add(resolve);
-      await promise;
-      clearTimeout(timer);
-      this.#waiting.delete(resolve);
-    }
-  }
-
-  problems(): string[] {
-    return this.source.problems().map((problem) => formatProblem(problem).replace(`${this.path}/`, ''));
-  }
-}
 
 function published(name: string, state: PublishedState['state']): PublishedState {
   const uid = parsePodUid(`uid-${name}`);
