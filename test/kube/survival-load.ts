@@ -1,4 +1,5 @@
 /** A steady load of new connections between two nodes' pods, each of which is counted. */
+import assert from 'node:assert/strict';
 import { httpRequest } from '../lab/kit/apps.ts';
 import type { Counts, Loop } from '../lab/kit/apps.ts';
 import { until } from '../support/wait.ts';
@@ -98,6 +99,12 @@ function sum(counts: Iterable<Counts>): Sum {
     total.slowestMs = Math.max(total.slowestMs, slowestMs);
   }
   return total;
+}
+
+/** @throws AssertionError unless nothing failed, and that many were tried at least. */
+export function allWell(tally: Tally, atLeast = 500): void {
+  assert.equal(tally.failed, 0, `${shown(tally)}\n${tally.failures.slice(0, 20).join('\n')}`);
+  assert.ok(tally.started >= atLeast, shown(tally));
 }
 
 /** In words, for `context.diagnostic`. */
