@@ -154,7 +154,8 @@ export class Enrolment {
     for (const uid of this.#seenUnwanted) if (!local.has(uid)) this.#seenUnwanted.delete(uid);
     adoption.settle(this.#entries, cgroups, (uid) => local.has(uid), this.#unknown.uids);
     this.#isFirst = false;
-    this.#reports.tell(this.#entries, local);
+    // Whoever leaves them all says nothing of those that never came.
+    this.#reports.tell(this.#entries, this.#leavingAll === undefined ? local : new Map());
     if (this.#leavingAll !== undefined && this.#entries.size === 0) this.#leavingAll();
     const now = Date.now();
     const wait = untilNextLook(this.#entries.values(), this.#options.timing, now);

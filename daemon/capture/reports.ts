@@ -1,18 +1,19 @@
 /** What enrolment tells: to other nodes the published state, to people `culvert status`. Only when it changed. */
 import { enrolmentNotes, whyNotEnrollable } from '../mesh/enrollable.ts';
 import type { PodUid } from '../mesh/ids.ts';
-import type { PublishedState, Workload } from '../mesh/model.ts';
+import type { PodSaying, PublishedState, Workload } from '../mesh/model.ts';
 import type { MeshState } from '../mesh/state.ts';
 import type { PodStatus } from '../mesh/wiring.ts';
 import type { Entry } from './entry.ts';
 import type { WantedIdentities } from './identities.ts';
 import { publishedOf, reasonOf } from './machine.ts';
+import { Sayings } from './sayings.ts';
 
 export interface ReportEvents {
   /** The whole truth about this node's pods. */
   pods(pods: readonly PodStatus[]): void;
   /** All that this node publishes. */
-  publish(states: readonly PublishedState[]): void;
+  publish(sayings: readonly PodSaying[]): void;
   /** A pod ran before it was guarded; so many connections of its first moments were cut. */
   unguarded(uid: PodUid, connections: number): void;
 }
@@ -21,6 +22,7 @@ export class Reports {
   readonly #state: MeshState;
   readonly #identities: WantedIdentities;
   readonly #events: ReportEvents;
+  readonly #sayings = new Sayings(() => performance.now());
   #lastStatus = '';
   #lastPublished = '';
 
@@ -35,15 +37,15 @@ export class Reports {
     this.#lastPublished = '';
   }
 
-  /** `local`: every pod of this node, ours or not. */
+  /** `local`: every pod of this node that may be ours. */
   tell(entries: ReadonlyMap<PodUid, Entry>, local: ReadonlyMap<PodUid, Workload>): void {
-    const published = publishedStates(entries.values());
-    const text = JSON.stringify(published);
+    const status = this.#status(entries, local);
+    const sayings = this.#sayings.of(publishedStates(entries.values()), status);
+    const text = JSON.stringify(sayings);
     if (text !== this.#lastPublished) {
       this.#lastPublished = text;
-      this.#events.publish(published);
+      this.#events.publish(sayings);
     }
-    const status = this.#status(entries, local);
     const statusText = JSON.stringify(status);
     if (statusText === this.#lastStatus) return;
     this.#lastStatus = statusText;

@@ -27,12 +27,13 @@ export interface KubernetesSourceOptions {
   readonly tuning?: Partial<CustomTuning>;
 }
 
-/** A pod, and what its annotation says that its daemon has published. */
+/** A pod, and its annotation. */
 export interface PodView {
   readonly workload: Workload;
+  /** What it says that others decide by. */
   readonly published: PublishedState | undefined;
-  /** The annotation is there, whatever it says. */
-  readonly hasState: boolean;
+  /** All that it says, where pods are one node's; of a text that is longer than ours its beginning. */
+  readonly shown: string | undefined;
 }
 
 /** What is kept of one object. */
@@ -68,6 +69,8 @@ const SLICES: Collection = {
   path: '/apis/discovery.k8s.io/v1/endpointslices',
 };
 
+/** More than any text of ours. */
+const MAX_SHOWN = 1_024;
 /** Problems told at once. */
 const MAX_PROBLEMS = 1_000;
 
@@ -169,7 +172,9 @@ export class KubernetesSource implements ClusterSource {
     if (delta?.kind !== 'workload') return delta && { title, delta };
     const text = annotationOf(object, STATE_ANNOTATION);
     const published = text === undefined ? undefined : readState(text, delta.key);
-    return { title, delta, pod: { published, hasState: text !== undefined } };
+    // Whoever has all nodes' pods needs it of none.
+    const shown = this.#options.node === undefined ? undefined : text?.slice(0, MAX_SHOWN);
+    return { title, delta, pod: { published, shown } };
   }
 
   #note(translation: Exclude<Translation, { kind: 'foreign' }>): readonly string[] {

@@ -1,7 +1,7 @@
 /** What enrolment has of the cluster: its own small watch of this node's pods, and the way to publish their states. */
 import type { Config } from '../config.ts';
 import type { KubeClient } from '../kube/client.ts';
-import type { ClusterSource, PublishedState } from '../mesh/model.ts';
+import type { ClusterSource, PodSaying } from '../mesh/model.ts';
 import { FileSource } from './files.ts';
 import { KubernetesSource } from './kubernetes.ts';
 import { PodStateWriter } from './pod-states.ts';
@@ -9,8 +9,8 @@ import { PublishedStateWriter } from './published.ts';
 
 /** Both resolve when what is wanted has been written, and reject when some of it could not be: `retry` then. */
 export interface StatePublisher {
-  /** Makes `states` all that this node publishes. */
-  publish(states: readonly PublishedState[]): Promise<void>;
+  /** Makes `sayings` all that this node publishes. */
+  publish(sayings: readonly PodSaying[]): Promise<void>;
   retry(): Promise<void>;
 }
 

@@ -6,7 +6,7 @@ import type { KubeApi } from '../kube/seams.ts';
 import { KubeError } from '../kube/seams.ts';
 import { MeshError } from '../errors.ts';
 import type { PodUid } from '../mesh/ids.ts';
-import type { PublishedState } from '../mesh/model.ts';
+import type { PodSaying } from '../mesh/model.ts';
 import type { PodView } from './kubernetes.ts';
 import { STATE_ANNOTATION, stateText } from './state-annotation.ts';
 
@@ -35,8 +35,6 @@ const MAX_IN_FLIGHT = 8;
 const FIRST_RETRY_MS = 500;
 const LAST_RETRY_MS = 30_000;
 const NOT_FOUND = 404;
-/** Stands for an annotation that says nothing about its pod. */
-const OTHER = '?';
 
 export class PodStateWriter implements Disposable {
   readonly #options: Required<PodStateWriterOptions>;
@@ -52,11 +50,11 @@ export class PodStateWriter implements Disposable {
   }
 
   /**
-   * Makes `states` all that this node's pods carry. Resolves when that has been tried once for each pod; calls made
+   * Makes `sayings` all that this node's pods carry. Resolves when that has been tried once for each pod; calls made
    * meanwhile are joined. @throws MeshError CLUSTER_WRITE_FAILED naming the first pod of those that could not be written.
    */
-  publish(states: readonly PublishedState[]): Promise<void> {
-    this.#wanted = new Map(states.map((state) => [state.uid, stateText(state)]));
+  publish(sayings: readonly PodSaying[]): Promise<void> {
+    this.#wanted = new Map(sayings.map((saying) => [saying.uid, stateText(saying)]));
     return this.retry();
   }
 
@@ -106,7 +104,7 @@ export class PodStateWriter implements Disposable {
 
   /** What the pod carries now: what we wrote last, until the watch shows something else than before. */
   #isThere(pod: PodView): string | undefined {
-    const shown = shownOf(pod);
+    const { shown } = pod;
     const written = this.#written.get(pod.workload.uid);
     if (written !== undefined && written.shown === shown) return written.text;
     this.#written.delete(pod.workload.uid);
@@ -129,7 +127,7 @@ export class PodStateWriter implements Disposable {
       if (!(error instanceof KubeError) || error.status !== NOT_FOUND) return this.#fail(uid, error);
     }
     this.#failed.delete(uid);
-    this.#written.set(uid, { text, shown: shownOf(pod) });
+    this.#written.set(uid, { text, shown: pod.shown });
     return undefined;
   }
 
@@ -142,9 +140,4 @@ export class PodStateWriter implements Disposable {
     this.#failed.set(uid, { failures, notBeforeMs });
     return error instanceof Error ? error : new Error(String(error));
   }
-}
-
-function shownOf({ published, hasState }: PodView): string | undefined {
-  if (published !== undefined) return stateText(published);
-  return hasState ? OTHER : undefined;
 }

@@ -9,7 +9,7 @@ import { stringify } from 'yaml';
 import { MeshError } from '../errors.ts';
 import { parsePodUid } from '../mesh/ids.ts';
 import type { PodUid } from '../mesh/ids.ts';
-import type { PublishedState } from '../mesh/model.ts';
+import type { PodSaying, PublishedState } from '../mesh/model.ts';
 import { parseText, pathText } from './documents.ts';
 import type { LineProblem } from './documents.ts';
 import { statusSchema } from './schemas.ts';
@@ -52,14 +52,18 @@ export function readStatus(text: string, node: string): StatusContent {
 }
 
 /** The text of a node's status file. Pure; pods in the order of their UIDs, so that equal states give equal texts. */
-export function statusText(node: string, states: readonly PublishedState[]): string {
-  const sorted = [...states].sort((a, b) => (a.uid < b.uid ? -1 : 1));
+export function statusText(node: string, sayings: readonly PodSaying[]): string {
+  const sorted = sayings.filter(({ state }) => isForPeers(state)).sort((a, b) => (a.uid < b.uid ? -1 : 1));
   const pods = sorted.map(({ uid, state, sinceMs }) => ({
     uid,
     state,
     since: new Date(sinceMs).toISOString(),
   }));
   return `# Written by Culvert on ${node}: what its pods can do now. Do not edit.\n${stringify({ node, pods })}`;
+}
+
+function isForPeers(state: PodSaying['state']): boolean {
+  return state === 'joining' || state === 'enrolled' || state === 'leaving' || state === 'unenrollable';
 }
 
 /** Writes one node's file, whole each time, by rename: no reader ever sees half of it. */
@@ -76,11 +80,11 @@ export class PublishedStateWriter {
   }
 
   /**
-   * Makes `states` all that this node publishes. Resolves when that, or a later call's, is on disk; calls made
+   * Makes `sayings` all that this node publishes, as far as other nodes decide by it. Resolves when that, or a later call's, is on disk; calls made
    * meanwhile are written as one. @throws MeshError CLUSTER_DIR_INVALID when the file can't be written.
    */
-  publish(states: readonly PublishedState[]): Promise<void> {
-    this.#next = statusText(this.#node, states);
+  publish(sayings: readonly PodSaying[]): Promise<void> {
+    this.#next = statusText(this.#node, sayings);
     return this.retry();
   }
 

@@ -119,6 +119,15 @@ export interface PublishedState {
   readonly sinceMs: number;
 }
 
+/** What a daemon says of one of its pods. Of states that promise nothing (pending, opening) nobody decides by it. */
+export interface PodSaying {
+  readonly uid: PodUid;
+  readonly state: PodState;
+  readonly sinceMs: number;
+  /** `CODE: sentence` when it isn't simply enrolled, for people only: printable, at most 256 characters. */
+  readonly reason?: string;
+}
+
 /** One change of the cluster. `key`s: namespaces and nodes by name, pods by UID, all others `ns/name`. */
 export type Delta =
   | { readonly kind: 'namespace'; readonly key: string; readonly value: NamespaceInfo | undefined }

@@ -27,7 +27,7 @@ class World {
     this.views.set(uid, {
       workload: pod(uid, '10.244.0.9', { uid: podUid(uid), namespace: 'shop' }),
       published: text === undefined ? undefined : readState(text, podUid(uid)),
-      hasState: text !== undefined,
+      shown: text,
     });
   }
 
@@ -52,6 +52,19 @@ describe('the state annotation', () => {
     ])
       assert.equal(readState(nonsense, podUid('a')), undefined, nonsense);
   });
+
+  it('says why for people; of a state that promises nothing, nobody reads more than silence', () => {
+    const pending = {
+      uid: podUid('a'),
+      state: 'pending',
+      sinceMs: 1_000,
+      reason: 'PENDING_CGROUP: none',
+    } as const;
+    const text = stateText(pending);
+    assert.ok(text.includes(`"reason":"${pending.reason}"`), text);
+    assert.equal(readState(text, podUid('a')), undefined);
+    assert.deepEqual(readState(stateText({ ...enrolled('a'), reason: 'X: y' }), podUid('a')), enrolled('a'));
+  });
 });
 
 describe('publishing on pods', () => {
@@ -69,6 +82,23 @@ describe('publishing on pods', () => {
     world.show('a', stateText(enrolled('a')));
     await world.writer.publish([{ ...enrolled('a'), state: 'leaving' }, enrolled('b')]);
     assert.deepEqual(world.api.take(), [path('a'), path('b')]);
+  });
+
+  it('writes a reason that is new, and one that somebody has changed', async () => {
+    const world = new World();
+    const saying = { ...enrolled('a'), reason: 'APP_USES_15008: inbound 15008 carries tunnels' };
+    world.show('a', stateText(enrolled('a')));
+    await world.writer.publish([saying]);
+    assert.deepEqual(world.body, {
+      metadata: { uid: 'a', annotations: { [STATE_ANNOTATION]: stateText(saying) } },
+    });
+    world.show('a', stateText(saying));
+    world.api.take();
+    await world.writer.retry();
+    assert.deepEqual(world.api.take(), []);
+    world.show('a', stateText({ ...saying, reason: 'forged' }));
+    await world.writer.retry();
+    assert.deepEqual(world.api.take(), [path('a')]);
   });
 
   it('prunes: a pod that is ours no more, another UID, and what a daemon before us left', async () => {

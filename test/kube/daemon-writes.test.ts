@@ -41,6 +41,11 @@ const ANNOTATIONS = /changes no annotation of this pod but culvert\.dev\/state$/
 /** All of them by the daemon of node a. */
 const CASES: readonly Case[] = [
   { what: 'the state of a pod of its node', pod: webA, patch: annotate({ [STATE]: 'enrolled' }) },
+  {
+    what: 'the same with a reason',
+    pod: webA,
+    patch: annotate({ [STATE]: '{"uid":"x","state":"pending","reason":"PENDING_CGROUP: none yet"}' }),
+  },
   { what: 'the same taken back', pod: webA, patch: annotate({ [STATE]: null }) },
   {
     what: 'its own pod: its report, and a state',
@@ -52,6 +57,12 @@ const CASES: readonly Case[] = [
     what: 'a pod of no node',
     pod: unscheduled,
     patch: annotate({ [STATE]: 'enrolled' }),
+    refused: OTHER_NODE,
+  },
+  {
+    what: 'a reason on a pod of another node',
+    pod: webB,
+    patch: annotate({ [STATE]: '{"uid":"x","state":"unenrollable","reason":"HOST_NETWORK: no"}' }),
     refused: OTHER_NODE,
   },
   { what: "another daemon's report", pod: daemonB, patch: annotate({ [NODE]: '{}' }), refused: OTHER_NODE },

@@ -7,11 +7,17 @@ export const STATE_ANNOTATION = 'culvert.dev/state';
 export const NODE_ANNOTATION = 'culvert.dev/node';
 export const RENEW_ANNOTATION = 'culvert.dev/renew';
 
+/** Whoever may write a pod's annotations may write this one. */
+const MAX_REASON = 300;
+
 const stateSchema = z.looseObject({
   uid: z.string(),
   state: z.enum(['pending', 'opening', 'joining', 'enrolled', 'leaving', 'unenrollable']),
   since: z.string().optional(),
-  reason: z.string().optional(),
+  reason: z
+    .string()
+    .transform((text) => text.slice(0, MAX_REASON))
+    .optional(),
 });
 
 const certificateSchema = z.looseObject({
