@@ -27,6 +27,7 @@ export function httpRequest(
     // A request always has a method; none matches nothing.
     method: given.method ?? headers.get(':method') ?? '',
     path: pathOf(normalized),
+    target: normalized,
     host: given.host ?? headers.get(':authority') ?? headers.get('host') ?? authority,
     headers,
   };
