@@ -44,6 +44,11 @@ class CountedBody implements BodyReader {
     }
     const end = this.#left;
     this.#left = 0;
-    return { ok: true, out: end === 0 ? [] : [chunk.subarray(0, end)], done: true, rest: chunk.subarray(end) };
+    return {
+      ok: true,
+      out: end === 0 ? [] : [chunk.subarray(0, end)],
+      done: true,
+      rest: chunk.subarray(end),
+    };
   }
 }

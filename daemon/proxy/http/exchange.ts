@@ -110,7 +110,8 @@ export class Exchange {
   }
 
   #unanswered(): undefined {
-    if (!this.#isSpoiled) this.#ends.finish('UPSTREAM_RESET', 'the app ended the connection without an answer');
+    if (!this.#isSpoiled)
+      this.#ends.finish('UPSTREAM_RESET', 'the app ended the connection without an answer');
   }
 
   async #answerHead(): Promise<Head | Refused | undefined> {

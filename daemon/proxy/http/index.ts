@@ -15,7 +15,7 @@ import { Http2 } from './http2.ts';
 import { HTTP_LIMITS } from './limits.ts';
 import type { HttpLimits } from './limits.ts';
 import { Outlet } from './outlet.ts';
-import { sniff } from './sniff.ts';
+import { isSettings, sniff } from './sniff.ts';
 import type { Protocol } from './sniff.ts';
 import { ByteSource } from './source.ts';
 
@@ -185,7 +185,9 @@ class JudgedConnection implements HttpRelay, Ends {
       fromClient.release();
     };
     const timer = setTimeout(giveUp, this.#options.sniffTimeoutMs);
-    fromUpstream.onUnasked = giveUp;
+    fromUpstream.onUnasked = () => {
+      if (fromUpstream.hasEnded || !isSettings(fromUpstream.peek())) giveUp();
+    };
     let protocol: Protocol | undefined;
     while (protocol === undefined) {
       const chunk = isLate ? undefined : await fromClient.next();
@@ -234,7 +236,8 @@ class JudgedConnection implements HttpRelay, Ends {
 
   #resolveNow(): void {
     clearTimeout(this.#silence);
-    const denials = this.#denials === 0 ? undefined : `requests denied: ${this.#denials}, last by ${this.#lastDenial}`;
+    const denials =
+      this.#denials === 0 ? undefined : `requests denied: ${this.#denials}, last by ${this.#lastDenial}`;
     const detail = [this.#detail, denials].filter((part) => part !== undefined).join('; ');
     this.#resolve({
       bytesSent: this.bytesSent,

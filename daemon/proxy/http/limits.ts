@@ -32,8 +32,8 @@ export const HTTP_LIMITS: HttpLimits = {
   lingerMs: 1_000,
   interimAnswers: 100,
   trailerBytes: 16_384,
-  streams: 250,
-  streamWindow: 262_144,
+  streams: 500,
+  streamWindow: 131_072,
   resetBurst: 1_000,
   resetsPerSecond: 200,
 };

@@ -14,6 +14,8 @@ export class Outlet {
   constructor(stream: Duplex) {
     this.stream = stream;
     this.#isSocket = stream instanceof Socket;
+    // Heads and bodies are written apart: the second would wait for the acknowledgement of the first.
+    if (stream instanceof Socket) stream.setNoDelay(true);
   }
 
   /** @returns what to wait for before writing more; undefined: nothing. A stream that is gone takes everything. */

@@ -25,7 +25,7 @@ export interface Request {
 }
 
 /** Methods are told apart by case, and no registered one has lower case: an app that forgives it must not get it. */
-const METHOD = /^[A-Z][A-Z0-9_-]{0,31}$/;
+export const METHOD = /^[A-Z][A-Z0-9_-]{0,31}$/;
 const START_LINE = /^([^ ]+) ([^ ]+) HTTP\/(\d+(?:\.\d+)?)$/;
 /** HTTP under another name, or TLS: requests in it would go unjudged. */
 const HIDING = /^(h2c?|http|tls|ssl|quic|h3)([^a-z].*)?$/;

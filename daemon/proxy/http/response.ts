@@ -29,11 +29,7 @@ export function parseResponse(
   return answer.ok ? answer : refused(`the app's answer: ${answer.why}`, 502);
 }
 
-function readResponse(
-  lines: readonly string[],
-  request: Request,
-  limits: HttpLimits,
-): Response | Refused {
+function readResponse(lines: readonly string[], request: Request, limits: HttpLimits): Response | Refused {
   const startLine = lines[0] ?? '';
   const [, minor, digits] = STATUS_LINE.exec(startLine) ?? [];
   if (digits === undefined) return refused('its status line is malformed');

@@ -22,3 +22,8 @@ export function sniff(bytes: Buffer, maxBytes: number): Protocol | undefined {
   if (end < 0) return bytes.length < maxBytes ? undefined : 'other';
   return REQUEST_LINE.test(bytes.toString('latin1', 0, end)) ? 'http1' : 'other';
 }
+
+/** Whether an app that speaks first does so as servers of HTTP/2 may: with SETTINGS, on stream 0. */
+export function isSettings(bytes: Buffer | undefined): boolean {
+  return bytes !== undefined && bytes.length >= 9 && bytes[3] === 4 && bytes.readUInt32BE(5) === 0;
+}

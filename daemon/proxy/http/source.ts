@@ -14,6 +14,7 @@ export class ByteSource {
   #heldBytes = 0;
   #ended = false;
   #stopped = false;
+  #detached = false;
   #waiter: ((chunk: Buffer | undefined) => void) | undefined;
 
   /** Takes over the reading of `stream`, which has an error listener already. */
@@ -37,6 +38,11 @@ export class ByteSource {
 
   get isEmpty(): boolean {
     return this.#heldBytes === 0;
+  }
+
+  /** What `next` would give now. */
+  peek(): Buffer | undefined {
+    return this.#held[0];
   }
 
   /** The next bytes; undefined at the end, when the stream broke, or when `release` or `stop` was called. */
@@ -70,6 +76,7 @@ export class ByteSource {
 
   /** Nobody will be given anything any more; what comes is thrown away. */
   stop(): void {
+    if (this.#detached) return;
     this.#stopped = true;
     this.#held = [];
     this.#heldBytes = 0;
@@ -80,6 +87,7 @@ export class ByteSource {
 
   /** Gives the stream back, paused. @returns what was read of it and not taken. */
   detach(): Buffer[] {
+    this.#detached = true;
     this.onUnasked = undefined;
     this.stream.pause();
     this.stream.off('data', this.#onData);
