@@ -26,12 +26,10 @@ export interface Authorization {
   readonly dryRun: Omit<Authorization, 'dryRun'> | undefined;
 }
 
-const NO_POLICY: Authorization = {
-  verdict: 'allow',
-  by: undefined,
-  text: 'no policy applies',
-  dryRun: undefined,
-};
+/** Whether nothing is in force that could say anything. */
+export function isWithoutPolicy({ custom, deny, hasAllow, dryRun }: WorkloadPolicies): boolean {
+  return dryRun === undefined && !hasAllow && deny.rules.length === 0 && custom.rules.length === 0;
+}
 
 /**
  * What is decided when a connection comes, before a byte of it was read. `look`: `authorize` must be asked about what
@@ -56,7 +54,6 @@ export function authorizeUnread(
 /** The whole decision; `request.http` undefined means bytes that are not HTTP. */
 export function authorize(policies: WorkloadPolicies, request: PolicyRequest): Authorization {
   const { dryRun } = policies;
-  if (dryRun === undefined && isNone(policies)) return NO_POLICY;
   const decided = evaluate(policies, request);
   const would = dryRun && evaluate(dryRun, request);
   const isSame = would === undefined || (would.verdict === decided.verdict && would.by === decided.by);
@@ -64,10 +61,6 @@ export function authorize(policies: WorkloadPolicies, request: PolicyRequest): A
     ...told(policies, decided),
     dryRun: isSame || dryRun === undefined ? undefined : told(dryRun, would),
   };
-}
-
-function isNone({ custom, deny, hasAllow }: WorkloadPolicies): boolean {
-  return !hasAllow && deny.rules.length === 0 && custom.rules.length === 0;
 }
 
 function told(

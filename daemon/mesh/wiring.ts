@@ -173,6 +173,10 @@ export interface ConnectionRecord {
   readonly dstNamespace: string | undefined;
   readonly dstIdentity: SpiffeId | undefined;
   readonly security: 'mutual_tls' | 'none';
+  /** The policy object that decided last, `AuthorizationPolicy shop/backend rule 0`; undefined: none did. */
+  readonly policy?: string | undefined;
+  /** What would have been decided with the dry-run policies in force: `deny by …`; undefined: the same. */
+  readonly dryRun?: string | undefined;
   /** From source to destination. */
   readonly bytesSent: number;
   /** From destination to source. */
@@ -193,6 +197,16 @@ export interface WorkerGauges {
   readonly handshakes: number;
   readonly listeners: number;
   readonly loopLagP99Ms: number;
+  /** What policies have decided since the last time. */
+  readonly decisions?: readonly PolicyDecisions[];
+}
+
+/** Decisions of one policy; dry-run ones are those that a dry-run policy would have changed. */
+export interface PolicyDecisions {
+  /** `ns/name`; `-` when ALLOW policies applied and none matched. */
+  readonly policy: string;
+  readonly verdict: 'allow' | 'deny' | 'dry_run_allow' | 'dry_run_deny';
+  readonly count: number;
 }
 
 /** What a worker is started with. */

@@ -44,6 +44,8 @@ export function accessFields(record: ConnectionRecord): LogFields {
     duration: `${Math.round(record.durationMs)}ms`,
     reason: record.reason,
     flag,
+    policy: record.policy,
+    dry_run: record.dryRun,
     detail: record.detail === undefined ? undefined : wireText(record.detail),
     // ztunnel's field for what went wrong; absent when nothing did.
     error: flag === '-' ? undefined : text,

@@ -93,6 +93,11 @@ export const METRICS = {
     'reason',
     'direction',
   ),
+  culvert_policy_decisions_total: counter(
+    'Decisions of AuthorizationPolicies on connections and requests: policy is namespace/name, or - where ALLOW policies applied and none matched; dry_run_* are what a dry-run policy would have made of them',
+    'policy',
+    'verdict',
+  ),
   culvert_connection_duration_seconds: {
     type: 'histogram',
     help: 'From accept to close of the connections that were carried',

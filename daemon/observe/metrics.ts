@@ -120,6 +120,8 @@ export class Metrics {
     this.set('culvert_tunnels', { worker, direction: 'inbound' }, gauges.tunnelsIn);
     this.set('culvert_listeners', { worker }, gauges.listeners);
     this.loopLag(`worker-${worker}`, gauges.loopLagP99Ms);
+    for (const { policy, verdict, count } of gauges.decisions ?? [])
+      this.add('culvert_policy_decisions_total', { policy, verdict }, count);
   }
 
   /** A worker died: it counts as restarted, and nothing of it is open any more. */

@@ -20,6 +20,10 @@ export interface ConnectionFacts {
   dstNamespace: string | undefined;
   dstIdentity: SpiffeId | undefined;
   security: 'mutual_tls' | 'none';
+  /** The policy object that decided. */
+  policy: string | undefined;
+  /** What dry-run policies would have decided, where it is something else. */
+  dryRun: string | undefined;
 }
 
 export interface Connection {
@@ -30,6 +34,8 @@ export interface Connection {
   counters: { readonly bytesSent: number; readonly bytesReceived: number };
   /** Ends the connection's sockets, whatever stage it is at; set by the stage. */
   cut: (reason: Reason, detail?: string) => void;
+  /** Judges it again by the present state, and cuts it when it is no longer allowed; set by who has let it through. */
+  judgeAgain: (() => void) | undefined;
   /**
    * The connection is about to take a second descriptor of its own: it goes on in the clear, without a tunnel that
    * others share. @returns whether it is within the limits; if not, it must be refused.
@@ -106,6 +112,14 @@ export class Connections {
     return count;
   }
 
+  /** Connections to these pods that can be judged again. */
+  judged(pods: ReadonlySet<PodUid>): Connection[] {
+    const found: Connection[] = [];
+    for (const connection of this.#open)
+      if (connection.judgeAgain !== undefined && pods.has(connection.podUid)) found.push(connection);
+    return found;
+  }
+
   /** The first `max` open connections, for people. */
   list(max: number): OpenConnection[] {
     const found: OpenConnection[] = [];
@@ -145,6 +159,7 @@ class TrackedConnection implements Connection {
   readonly direction: Direction;
   readonly facts: ConnectionFacts;
   counters: { readonly bytesSent: number; readonly bytesReceived: number } = NO_BYTES;
+  judgeAgain: (() => void) | undefined = undefined;
   reportedOpen = false;
   descriptors = 1;
   cut: (reason: Reason, detail?: string) => void = (reason, detail) => this.close(reason, detail);
@@ -170,6 +185,8 @@ class TrackedConnection implements Connection {
       dstNamespace: undefined,
       dstIdentity: undefined,
       security: 'none',
+      policy: undefined,
+      dryRun: undefined,
     };
     this.#events = events;
   }
@@ -183,6 +200,7 @@ class TrackedConnection implements Connection {
   close(reason: Reason, detail?: string): void {
     if (this.#closed) return;
     this.#closed = true;
+    this.judgeAgain = undefined;
     this.#events.onClosed(this, {
       ...this.snapshot(),
       durationMs: Math.round((performance.now() - this.#startTick) * 1_000) / 1_000,

@@ -3,9 +3,7 @@
  * Handshake and HTTP/2 are hbone/'s; the decision is mesh/admit.ts's.
  */
 import type { Socket } from 'node:net';
-import { admit } from '../mesh/admit.ts';
-import type { AdmitVerdict } from '../mesh/admit.ts';
-import type { Ip, PodUid } from '../mesh/ids.ts';
+import type { Ip, PodUid, Port } from '../mesh/ids.ts';
 import { HBONE_PORT, hostPort } from '../mesh/ids.ts';
 import type { Reason } from '../errors.ts';
 import type { LocalPod } from '../mesh/wiring.ts';
@@ -14,9 +12,10 @@ import { dial } from './dial.ts';
 import { abortOnClose } from './gone.ts';
 import { NO_PLACE } from './holding.ts';
 import type { Attempt } from './holding.ts';
+import { JudgedConnection } from './judged.ts';
+import type { Judged } from './judged.ts';
 import { isDecidable, localEnd, refuse, remoteEnd } from './plane.ts';
 import type { DataPlane } from './plane.ts';
-import { relay } from './relay.ts';
 import type { IncomingConnect, LocalIdentity, Refusal } from './seams.ts';
 
 /** One accepted socket of a pod's mTLS listener. Takes the socket over. */
@@ -108,52 +107,40 @@ function handleConnect(
     connection.close(reason, detail);
   };
   if (overLimit) return answer(503, 'CONNECTION_LIMIT');
-  let lastWord: Judged = { pod: undefined };
+  const { target, peer } = connect;
+  const judged = new JudgedConnection(plane, connection, { uid, target, peer, sourceIp: tunnelPeer.ip });
+  let lastWord: Judged = { pod: undefined, verdict: undefined };
   plane.holding.until<Judged>(
     uid,
     () => {
-      lastWord = judge(plane, uid, connect);
-      return lastWord.pod !== undefined && lastWord.verdict.kind === 'hold'
-        ? { held: true }
-        : { held: false, value: lastWord };
+      lastWord = judged.judge();
+      return lastWord.verdict?.kind === 'hold' ? { held: true } : { held: false, value: lastWord };
     },
-    (judged) => {
-      if (judged.pod === undefined) return answer(503, 'POD_GONE');
-      const { verdict } = judged;
+    ({ pod: reached, verdict }) => {
+      if (reached === undefined) return answer(503, 'POD_GONE');
+      judged.decided(verdict);
       if (verdict.kind !== 'allow') return answer(statusFor(verdict.reason), verdict.reason, verdict.rule);
-      deliver(plane, judged.pod, { ...connect.target, client }, connect, connection);
+      deliver(plane, { pod: reached, judged, client }, connect, connection);
     },
     (isFull) => {
       if (isFull) return answer(503, NO_PLACE.reason, NO_PLACE.detail);
       if (connect.signal.aborted) return answer(503, 'CLIENT_RESET');
-      if (lastWord.pod !== undefined) answer(503, lastWord.verdict.reason, lastWord.verdict.rule);
+      if (lastWord.verdict !== undefined) answer(503, lastWord.verdict.reason, lastWord.verdict.rule);
     },
     connect.signal,
   );
 }
 
-/** What is decided of a CONNECT now; no pod: it is gone. */
-type Judged = { readonly pod: LocalPod; readonly verdict: AdmitVerdict } | { readonly pod: undefined };
-
-function judge(plane: DataPlane, uid: PodUid, connect: IncomingConnect): Judged {
-  const pod = plane.pods.get(uid);
-  if (pod === undefined) return { pod };
-  const verdict = admit(plane.state, {
-    pod,
-    podState: pod.state,
-    ownPorts: pod.ownPorts,
-    targetIp: connect.target.ip,
-    targetPort: connect.target.port,
-    peer: connect.peer,
-    viaHbone: true,
-  });
-  return { pod, verdict };
+interface Delivery {
+  readonly pod: LocalPod;
+  readonly judged: JudgedConnection;
+  /** Whom the app shall see as its peer. */
+  readonly client: { readonly ip: Ip; readonly port: Port };
 }
 
 function deliver(
   plane: DataPlane,
-  pod: LocalPod,
-  target: Parameters<typeof dial>[2],
+  { pod, judged, client }: Delivery,
   connect: IncomingConnect,
   connection: Connection,
 ): void {
@@ -161,30 +148,25 @@ function deliver(
   const onGone = (): void => {
     dialling.upstream?.destroy();
   };
-  dialling.upstream = dial(plane, pod, target, (result) => {
+  const refuseConnect = (reason: Reason, detail?: string): void => {
+    dialling.upstream?.destroy();
+    connect.refuse(reason === 'POLICY_DENIED' ? statusFor(reason) : 503);
+    connection.close(reason, detail);
+  };
+  dialling.upstream = dial(plane, pod, { ...connect.target, client }, (result) => {
     if (dialling.settled) return;
     dialling.settled = true;
     connect.signal.removeEventListener('abort', onGone);
-    if (!result.ok) {
-      connect.refuse(503);
-      connection.close(result.reason, result.detail);
-      return;
-    }
-    const carried = relay(connect.accept(), result.socket, {
-      halfClosedTimeoutMs: plane.config.halfClosedTimeout,
-    });
-    connection.counters = carried;
-    connection.cut = (reason, detail) => carried.cut(reason, detail);
-    void carried.done.then((end) => connection.close(end.reason, end.detail));
+    if (!result.ok) return refuseConnect(result.reason, result.detail);
+    const refusal = judged.carry(result.socket, () => connect.accept());
+    if (refusal !== undefined) refuseConnect(refusal.reason, refusal.rule);
   });
   if (dialling.settled) return; // no socket could be made
   connect.signal.addEventListener('abort', onGone);
   connection.cut = (reason, detail) => {
     if (dialling.settled) return;
     dialling.settled = true;
-    dialling.upstream?.destroy();
-    connect.refuse(503);
-    connection.close(reason, detail);
+    refuseConnect(reason, detail);
   };
 }
 

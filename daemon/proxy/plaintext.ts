@@ -1,7 +1,5 @@
 /** Plaintext arrives at a pod: from outside the mesh, or from a peer that does not tunnel yet. No identity. */
 import type { Socket } from 'node:net';
-import { admit } from '../mesh/admit.ts';
-import type { AdmitVerdict } from '../mesh/admit.ts';
 import type { Ip, PodUid, Port } from '../mesh/ids.ts';
 import { hostPort } from '../mesh/ids.ts';
 import type { LocalPod } from '../mesh/wiring.ts';
@@ -9,12 +7,12 @@ import type { Connection } from './connections.ts';
 import { dial } from './dial.ts';
 import { abortOnClose } from './gone.ts';
 import { NO_PLACE } from './holding.ts';
-import type { Attempt } from './holding.ts';
-import { describe, describeSource, recordRefusal } from './inbound.ts';
-import { isDecidable, localEnd, refuse, remoteEnd } from './plane.ts';
+import { describe, describeSource } from './inbound.ts';
+import { JudgedConnection } from './judged.ts';
+import type { Judged } from './judged.ts';
+import { localEnd, refuse, remoteEnd } from './plane.ts';
 import type { DataPlane } from './plane.ts';
 import { relay } from './relay.ts';
-import type { Refusal } from './seams.ts';
 
 interface Address {
   readonly ip: Ip;
@@ -30,78 +28,62 @@ export function handlePlaintext(plane: DataPlane, uid: PodUid, socket: Socket): 
     socket.destroy(); // reset before we accepted it
     return;
   }
+  // Known before it is judged: no change of the state slips between.
+  const { connection, overLimit } = plane.connections.open(uid, 'inbound', hostPort(client.ip, client.port));
+  connection.cut = (reason, detail) => refuse(socket, connection, { reason, detail });
+  connection.facts.dstAddr = hostPort(target.ip, target.port);
+  describeSource(plane, connection, client.ip);
+  const known = plane.pods.get(uid);
+  if (known !== undefined) describe(connection, known);
+  if (overLimit) return connection.cut('CONNECTION_LIMIT');
+  const judged = new JudgedConnection(plane, connection, {
+    uid,
+    target,
+    sourceIp: client.ip,
+    peer: undefined,
+  });
   const gone = abortOnClose(socket);
-  let lastWord: Omit<Refusal, 'ok'> = { reason: 'POD_NOT_READY', detail: undefined };
-  plane.holding.until<Decision | undefined>(
+  let lastWord: Judged = { pod: undefined, verdict: undefined };
+  plane.holding.until<Judged>(
     uid,
     () => {
-      const attempt = decide(plane, uid, target);
-      if (attempt.held) lastWord = attempt.lastWord;
-      return attempt;
+      lastWord = judged.judge();
+      return lastWord.verdict?.kind === 'hold' ? { held: true } : { held: false, value: lastWord };
     },
-    (decision) => {
+    ({ pod, verdict }) => {
       gone.release();
-      if (decision === undefined) recordRefusal(plane, uid, socket, 'POD_GONE');
-      else carryOut(plane, decision, socket, { client, target });
+      if (pod === undefined) return connection.cut('POD_GONE');
+      judged.decided(verdict);
+      if (verdict.kind !== 'allow') return connection.cut(verdict.reason, verdict.rule);
+      deliver(plane, { pod, judged, connection }, socket, { client, target });
     },
     (isFull) => {
-      const { reason, detail } = isFull ? NO_PLACE : lastWord;
-      recordRefusal(plane, uid, socket, reason, detail);
+      if (isFull) connection.cut(NO_PLACE.reason, NO_PLACE.detail);
+      else connection.cut(lastWord.verdict?.reason ?? 'POD_GONE', lastWord.verdict?.rule);
     },
     gone.signal,
   );
 }
 
-interface Decision {
+interface Delivery {
   readonly pod: LocalPod;
-  readonly verdict: AdmitVerdict;
+  readonly judged: JudgedConnection;
+  readonly connection: Connection;
 }
 
-/** undefined as a value: the pod is gone. */
-type Deciding =
-  | (Attempt<Decision | undefined> & { held: false })
-  | { readonly held: true; readonly lastWord: Omit<Refusal, 'ok'> };
-
-function decide(plane: DataPlane, uid: PodUid, target: Address): Deciding {
-  const pod = plane.pods.get(uid);
-  if (pod === undefined) return { held: false, value: undefined };
-  if (!isDecidable(plane, pod))
-    return { held: true, lastWord: { reason: 'POD_NOT_READY', detail: `state ${pod.state}` } };
-  const verdict = admit(plane.state, {
-    pod,
-    podState: pod.state,
-    ownPorts: pod.ownPorts,
-    targetIp: target.ip,
-    targetPort: target.port,
-    peer: undefined,
-    viaHbone: false,
-  });
-  if (verdict.kind === 'hold')
-    return { held: true, lastWord: { reason: verdict.reason, detail: verdict.rule } };
-  return { held: false, value: { pod, verdict } };
-}
-
-function carryOut(
+function deliver(
   plane: DataPlane,
-  { pod, verdict }: Decision,
+  { pod, judged, connection }: Delivery,
   socket: Socket,
   { client, target }: { readonly client: Address; readonly target: Address },
 ): void {
-  const { connection, overLimit } = plane.connections.open(
-    pod.uid,
-    'inbound',
-    hostPort(client.ip, client.port),
-  );
-  describe(connection, pod);
-  describeSource(plane, connection, client.ip);
-  connection.facts.dstAddr = hostPort(target.ip, target.port);
-  if (overLimit || !connection.takeSecond())
-    return refuse(socket, connection, { reason: 'CONNECTION_LIMIT', detail: undefined });
-  if (verdict.kind !== 'allow')
-    return refuse(socket, connection, { reason: verdict.reason, detail: verdict.rule });
+  if (!connection.takeSecond()) return connection.cut('CONNECTION_LIMIT');
   const upstream = dial(plane, pod, { ...target, client }, (result) => {
     if (!result.ok) return refuse(socket, connection, result);
-    carry(plane, connection, socket, result.socket, verdict.reason);
+    const refusal = judged.carry(result.socket, () => socket);
+    if (refusal === undefined) return;
+    result.socket.destroy();
+    refuse(socket, connection, { reason: refusal.reason, detail: refusal.rule });
   });
   if (upstream === undefined || !upstream.connecting) return;
   socket.once('close', () => {

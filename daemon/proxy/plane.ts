@@ -6,6 +6,7 @@ import { parseIp, parsePort } from '../mesh/ids.ts';
 import type { MeshState } from '../mesh/state.ts';
 import type { LocalPod } from '../mesh/wiring.ts';
 import type { Connection, Connections } from './connections.ts';
+import type { Decisions } from './decisions.ts';
 import type { Descriptors } from './descriptors.ts';
 import type { Holding } from './holding.ts';
 import type { Identities, PodSockets, Refusal, Tunnels, TunnelServer } from './seams.ts';
@@ -19,6 +20,7 @@ export interface DataPlane {
   readonly tunnelServer: TunnelServer;
   readonly connections: Connections;
   readonly descriptors: Descriptors;
+  readonly decisions: Decisions;
   readonly holding: Holding;
   /** The pods whose listeners this worker has, as enrolment last told. */
   readonly pods: ReadonlyMap<PodUid, LocalPod>;

@@ -25,6 +25,7 @@ import type {
 } from '../mesh/wiring.ts';
 import { createLog } from '../observe/log.ts';
 import { Connections } from './connections.ts';
+import { Decisions } from './decisions.ts';
 import { Descriptors, shareOf } from './descriptors.ts';
 import { Drain } from './drain.ts';
 import { createTunnelServer } from './hbone/server.ts';
@@ -35,6 +36,7 @@ import { Listeners } from './listener.ts';
 import { handleOutbound } from './outbound.ts';
 import { handlePlaintext } from './plaintext.ts';
 import type { DataPlane } from './plane.ts';
+import { Rejudging } from './rejudging.ts';
 
 /** Closed connections travel in batches: one message for many records. */
 const BATCH_MS = 100;
@@ -54,6 +56,7 @@ class Worker {
   readonly #main: MessagePort;
   readonly #enrolment: MessagePort;
   readonly #plane: DataPlane;
+  readonly #rejudging: Rejudging;
   readonly #pods = new Map<PodUid, LocalPod>();
   readonly #identities: IdentityStore;
   readonly #listeners: Listeners;
@@ -71,6 +74,7 @@ class Worker {
     this.#log = createLog({ level: config.logLevel, thread: `worker-${start.index}` });
     this.#identities = new IdentityStore({ trustDomain: config.trustDomain });
     this.#plane = this.#makePlane(config);
+    this.#rejudging = new Rejudging(this.#plane);
     this.#drain = new Drain(this.#plane);
     this.#identities.onChange(() => this.#plane.holding.wake());
     this.#listeners = new Listeners(
@@ -114,6 +118,7 @@ class Worker {
       tunnelServer,
       connections,
       descriptors,
+      decisions: new Decisions(),
       holding: new Holding(config.maxHeld, config.holdTimeout),
       pods: this.#pods,
       synced: false,
@@ -124,6 +129,7 @@ class Worker {
     switch (message.type) {
       case 'deltas':
         this.#plane.state.apply(message.deltas);
+        this.#rejudging.deltas(message.deltas);
         break;
       case 'synced':
         this.#plane.synced = true;
@@ -158,6 +164,7 @@ class Worker {
         break;
       case 'pod':
         this.#pods.set(message.pod.uid, message.pod);
+        this.#rejudging.pod(message.pod.uid);
         break;
       case 'listener':
         this.#listeners.open(message.uid, message.role, message.fd, () =>
@@ -176,6 +183,7 @@ class Worker {
 
   #forget(uid: PodUid, reason: ConnectionRecord['reason']): void {
     this.#pods.delete(uid);
+    this.#rejudging.pod(uid);
     this.#listeners.close(uid, ['outbound', 'plaintext', 'hbone']);
     this.#plane.connections.cut((connection) => connection.podUid === uid, reason);
     this.#plane.tunnels.closePod(uid, true);
@@ -187,6 +195,7 @@ class Worker {
   async #end(deadlineMs: number): Promise<void> {
     const cut = await this.#drain.run(() => this.#listeners.closeAll(), deadlineMs);
     this.#flush();
+    this.#sendGauges();
     this.#toMain({ type: 'drained', cut });
   }
 
@@ -222,6 +231,7 @@ class Worker {
         handshakes: tunnelServer.handshakes,
         listeners: this.#listeners.size,
         loopLagP99Ms: this.#loopDelay.percentile(99) / 1e6,
+        decisions: this.#plane.decisions.take(),
       },
     });
     this.#loopDelay.reset();

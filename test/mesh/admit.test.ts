@@ -4,6 +4,7 @@ import fc from 'fast-check';
 import { admit } from '../../daemon/mesh/admit.ts';
 import type { AdmitRequest } from '../../daemon/mesh/admit.ts';
 import { parseSpiffeId } from '../../daemon/mesh/ids.ts';
+import { mode } from '../../daemon/mesh/mode.ts';
 import type { Delta, MeshSettings, PodState } from '../../daemon/mesh/model.ts';
 import { anyHistory, anyPodUid, anyTarget, ip, pod, port, stateOf, told } from './world.ts';
 
@@ -22,7 +23,7 @@ const STATES: readonly PodState[] = [
 
 function ask(
   over: Partial<AdmitRequest>,
-  mode: MeshSettings['defaultMode'] = 'permissive',
+  defaultMode: MeshSettings['defaultMode'] = 'permissive',
   deltas: readonly Delta[] = known,
 ): string {
   const request: AdmitRequest = {
@@ -31,11 +32,12 @@ function ask(
     ownPorts: [port(61_001), port(61_002)],
     targetIp: ip('10.244.2.7'),
     targetPort: port(8080),
+    sourceIp: ip('10.244.1.5'),
     peer: client,
     viaHbone: true,
     ...over,
   };
-  const verdict = admit(stateOf(deltas, { defaultMode: mode }), request);
+  const verdict = admit(stateOf(deltas, { defaultMode }), request);
   assert.ok(verdict.rule.length > 0);
   return `${verdict.kind} ${verdict.reason}`;
 }
@@ -106,6 +108,7 @@ describe('admit', () => {
           ownPorts: [port(61_001)],
           targetIp: target.ip,
           targetPort: target.port,
+          sourceIp: ip('10.244.1.5'),
           peer: hasPeer ? client : undefined,
           viaHbone,
         });
@@ -114,7 +117,7 @@ describe('admit', () => {
         assert.notEqual(target.port, 61_001);
         assert.ok(!viaHbone || hasPeer);
         const isOpen = podState === 'joining' || podState === 'leaving';
-        assert.ok(viaHbone || isOpen || (workload !== undefined && !state.isLabelled(workload)));
+        assert.ok(viaHbone || isOpen || (workload && mode(state, workload, target.port) === 'permissive'));
       }),
       { numRuns: 2_000 },
     );

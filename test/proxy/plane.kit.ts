@@ -7,6 +7,7 @@ import type { Ip, PodUid, Port } from '../../daemon/mesh/ids.ts';
 import type { Delta, Workload } from '../../daemon/mesh/model.ts';
 import type { ConnectionRecord, LocalPod } from '../../daemon/mesh/wiring.ts';
 import { Connections } from '../../daemon/proxy/connections.ts';
+import { Decisions } from '../../daemon/proxy/decisions.ts';
 import { Descriptors } from '../../daemon/proxy/descriptors.ts';
 import type { DescriptorLimits } from '../../daemon/proxy/descriptors.ts';
 import { Holding } from '../../daemon/proxy/holding.ts';
@@ -86,6 +87,7 @@ export function makePlane(options: {
       drain: () => undefined,
     },
     descriptors,
+    decisions: new Decisions(),
     connections: new Connections('test', descriptors, {
       onOpen: () => undefined,
       onClosed: (record) => void records.push(record),
