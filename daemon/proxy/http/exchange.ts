@@ -50,7 +50,10 @@ export class Exchange {
       }
       if (chunk === undefined) break;
       const taken = this.#body.push(chunk);
-      if (!taken.ok) return this.#spoil(taken);
+      if (!taken.ok) {
+        this.#spoil(taken);
+        return;
+      }
       fromClient.unread(taken.rest);
       for (const part of taken.out) await toUpstream.write(part);
     }
@@ -88,7 +91,10 @@ export class Exchange {
     const { limits, toClient } = this.#ends;
     for (let interim = 0; ; interim++) {
       const head = await this.#answerHead();
-      if (head === undefined) return this.#unanswered();
+      if (head === undefined) {
+        this.#unanswered();
+        return undefined;
+      }
       const answer = head.ok ? parseResponse(head.lines, this.request, limits) : refused(head.why, 502);
       const problem = answer.ok ? this.#problemOf(answer, interim) : answer.why;
       if (!answer.ok || problem !== undefined) {
@@ -109,7 +115,7 @@ export class Exchange {
     return status === 101 && !this.#body.done ? 'the app switches before the request is complete' : undefined;
   }
 
-  #unanswered(): undefined {
+  #unanswered(): void {
     if (!this.#isSpoiled)
       this.#ends.finish('UPSTREAM_RESET', 'the app ended the connection without an answer');
   }

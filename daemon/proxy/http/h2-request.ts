@@ -41,11 +41,10 @@ export function parseH2Request(
   const judgedMethod = isExtended ? 'GET' : method;
   const target = readTarget(raw, judgedMethod, host, normalization);
   if (!target.ok) return target;
-  const { host: _, ...others } = headers;
   return {
     ok: true,
     http: { method: judgedMethod, path: target.path, host, headers: headerMap(headers) },
-    headers: { ...others, ':authority': host, ':path': target.target },
+    headers: { ...headers, host: undefined, ':authority': host, ':path': target.target },
     isGrpc: GRPC.test(headers['content-type'] ?? ''),
   };
 }

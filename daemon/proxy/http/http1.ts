@@ -54,15 +54,22 @@ export class Http1 implements Conversation {
 
   /** The next request's head; undefined when the connection is over. */
   async #head(): Promise<Head | Refused | undefined> {
-    const { fromClient, fromUpstream, limits } = this.#ends;
+    const ends = this.#ends;
+    const { fromClient, fromUpstream, limits } = ends;
     const reader = new HeadReader(limits);
     let timer: NodeJS.Timeout | undefined;
     try {
       for (;;) {
-        if (!fromUpstream.isEmpty || fromUpstream.hasEnded) return this.#upstreamLeft();
+        if (!fromUpstream.isEmpty || fromUpstream.hasEnded) {
+          this.#upstreamLeft();
+          return undefined;
+        }
         fromUpstream.onUnasked = () => this.#upstreamLeft();
         const chunk = await fromClient.next();
-        if (chunk === undefined) return this.#clientLeft();
+        if (chunk === undefined) {
+          ends.finish('OK');
+          return undefined;
+        }
         const head = reader.push(chunk);
         if (head?.ok === true) fromClient.unread(head.rest);
         if (head !== undefined) return head;
@@ -74,12 +81,8 @@ export class Http1 implements Conversation {
     }
   }
 
-  #clientLeft(): undefined {
-    this.#ends.finish('OK');
-  }
-
   /** The app hung up between requests, or spoke without being asked: the next answer could be taken for another's. */
-  #upstreamLeft(): undefined {
+  #upstreamLeft(): void {
     this.#ends.finish('OK', 'the app ended the connection between requests');
   }
 
@@ -113,22 +116,18 @@ export class Http1 implements Conversation {
     const { fromClient, limits } = this.#ends;
     if (body.done) return true;
     let left = limits.discardedBytes;
-    let isLate = false;
-    const timer = setTimeout(() => {
-      isLate = true;
-      fromClient.release();
-    }, limits.discardTimeoutMs);
+    const timer = setTimeout(() => fromClient.release(), limits.discardTimeoutMs);
     try {
-      while (!body.done) {
+      for (;;) {
         const chunk = await fromClient.next();
-        if (chunk === undefined || isLate) return false;
+        if (chunk === undefined) return false;
         const taken = body.push(chunk);
         if (!taken.ok) return false;
         left -= chunk.length - (taken.rest?.length ?? 0);
         if (left < 0) return false;
         fromClient.unread(taken.rest);
+        if (taken.done) return true;
       }
-      return true;
     } finally {
       clearTimeout(timer);
     }

@@ -77,7 +77,7 @@ export class Http2 implements Conversation {
       if (enableConnectProtocol === true && !this.#near.destroyed)
         this.#near.settings({ enableConnectProtocol: true });
     });
-    this.#far.on('goaway', (code) => {
+    this.#far.on('goaway', (code: number) => {
       if (this.#near.destroyed) return;
       if (code !== NGHTTP2_NO_ERROR) this.#near.goaway(code);
       this.#near.close();

@@ -179,9 +179,9 @@ class JudgedConnection implements HttpRelay, Ends {
   async #sniff(): Promise<Protocol> {
     const { fromClient, fromUpstream } = this;
     let first: Buffer = Buffer.alloc(0);
-    let isLate = false;
+    const wait = { isOver: false };
     const giveUp = (): void => {
-      isLate = true;
+      wait.isOver = true;
       fromClient.release();
     };
     const timer = setTimeout(giveUp, this.#options.sniffTimeoutMs);
@@ -190,9 +190,9 @@ class JudgedConnection implements HttpRelay, Ends {
     };
     let protocol: Protocol | undefined;
     while (protocol === undefined) {
-      const chunk = isLate ? undefined : await fromClient.next();
+      const chunk = wait.isOver ? undefined : await fromClient.next();
       if (chunk !== undefined) first = first.length === 0 ? chunk : Buffer.concat([first, chunk]);
-      protocol = chunk === undefined || isLate ? 'other' : sniff(first, this.limits.headBytes);
+      protocol = chunk === undefined || wait.isOver ? 'other' : sniff(first, this.limits.headBytes);
     }
     clearTimeout(timer);
     fromUpstream.onUnasked = undefined;
