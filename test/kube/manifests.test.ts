@@ -4,7 +4,19 @@ import { readFileSync } from 'node:fs';
 import { after, before, describe, it } from 'node:test';
 import { KNOB_NAMES, envOf, parseConfig } from '../../daemon/config.ts';
 import { ControlPlane } from './kit/control-plane.ts';
-import { BENCH, ROOTS, at, entries, find, list, pathOf, render, text, texts } from './manifests.ts';
+import {
+  BENCH,
+  POLICY_CRDS,
+  ROOTS,
+  at,
+  entries,
+  find,
+  list,
+  pathOf,
+  render,
+  text,
+  texts,
+} from './manifests.ts';
 import type { Manifest, Root } from './manifests.ts';
 
 const OWN = 'culvert-system';
@@ -18,7 +30,7 @@ const DOWNWARD = {
 
 const rendered = new Map<Root, readonly Manifest[]>();
 before(async () => {
-  for (const root of [...ROOTS, BENCH] as const) rendered.set(root, await render(root));
+  for (const root of [...ROOTS, BENCH, POLICY_CRDS] as const) rendered.set(root, await render(root));
 });
 const objectsOf = (root: Root): readonly Manifest[] => rendered.get(root) ?? [];
 const podSpec = (root: Root, kind: string, name: string): unknown =>
@@ -221,7 +233,7 @@ describe('a real API server', () => {
   });
   after(() => cluster[Symbol.asyncDispose]());
 
-  for (const root of [...ROOTS, BENCH] as const)
+  for (const root of [...ROOTS, BENCH, POLICY_CRDS] as const)
     it(`takes every object of ${root} (server-side dry run)`, async () => {
       const out = await cluster.kubectl(['apply', '--server-side', '--dry-run=server', '-k', pathOf(root)]);
       assert.equal(out.trim().split('\n').length, objectsOf(root).length);

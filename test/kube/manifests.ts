@@ -9,7 +9,9 @@ const MANIFESTS = path.join(import.meta.dirname, '../../manifests');
 export const ROOTS = ['base', 'overlays/dev', 'overlays/kind', 'overlays/cert-manager'] as const;
 /** To be applied to a cluster that has it. */
 export const BENCH = 'overlays/bench';
-export type Root = (typeof ROOTS)[number] | typeof BENCH;
+/** The policy kinds, for clusters without Istio. */
+export const POLICY_CRDS = 'policy-crds';
+export type Root = (typeof ROOTS)[number] | typeof BENCH | typeof POLICY_CRDS;
 
 export interface Manifest {
   readonly kind: string;
