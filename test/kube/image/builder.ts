@@ -98,7 +98,7 @@ async function provide(target: Target, say: Say): Promise<Image> {
     say('writing the archive');
     await push(command, reference, archive);
     removeOthers(target, archive);
-    await prune(command);
+    await prune(command, say);
   }
   return { reference, archive, ...(await digests(archive)), archiveBytes: statSync(archive).size };
 }
@@ -210,9 +210,12 @@ function removeOthers(target: Target, archive: string): void {
   }
 }
 
-async function prune(command: readonly string[]): Promise<void> {
+async function prune(command: readonly string[], say: Say): Promise<void> {
   const layers = await must([...command, 'images', '--all', '--quiet']);
-  if (layers.split('\n').length > MAX_LAYERS) await must([...command, 'rmi', '--prune', '--force']);
+  if (layers.split('\n').length <= MAX_LAYERS) return;
+  say('removing layers of old builds');
+  // Minutes on a busy machine; killed half way it leaves broken ones.
+  await must([...command, 'rmi', '--prune', '--force'], { timeoutMs: BUILD_TIMEOUT_MS });
 }
 
 /** Digests of the one manifest in an OCI archive, and of its configuration. */
