@@ -10,6 +10,7 @@ import { addConfig } from './commands/config.ts';
 import { addConnections } from './commands/connections.ts';
 import { addDaemon } from './commands/daemon.ts';
 import { addLimits } from './commands/limits.ts';
+import { addLint } from './commands/lint.ts';
 import { addStatus } from './commands/status.ts';
 import { addSvid } from './commands/svid.ts';
 import { addUninstall } from './commands/uninstall.ts';
@@ -23,6 +24,7 @@ const COMMANDS: readonly ((program: Command, context: Context) => void)[] = [
   addConnections,
   addCerts,
   addCa,
+  addLint,
   addWhy,
   addSvid,
   addConfig,

@@ -1,7 +1,7 @@
 /** A file that a command was given, or standard input (`-`), with a bound. */
 import { createReadStream } from 'node:fs';
 import { MeshError } from '../../errors.ts';
-import type { Io } from '../io.ts';
+import type { Io, Manifests } from '../io.ts';
 
 /** The bytes of `file` in pieces. */
 export function openInput(io: Pick<Io, 'stdin'>, file: string): AsyncIterable<Uint8Array> {
@@ -41,4 +41,17 @@ export function unreadable(what: string, error: unknown): MeshError {
       cause: error,
     },
   );
+}
+
+/** What `files` hold. @throws MeshError CONFIG_INVALID when one that was named is not there; what is wrong inside is not. */
+export async function readFiles(
+  io: Pick<Io, 'stdin' | 'entryPoints'>,
+  files: readonly string[],
+): Promise<Manifests> {
+  const manifests = await io.entryPoints.readManifests(files, io.stdin);
+  const away = manifests.problems.find(
+    ({ file, reason }) => files.includes(file) && reason.startsWith("can't be read"),
+  );
+  if (away === undefined) return manifests;
+  throw new MeshError('CONFIG_INVALID', `${away.file}: ${away.reason}`);
 }
