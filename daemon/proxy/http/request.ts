@@ -30,6 +30,9 @@ const START_LINE = /^([^ ]+) ([^ ]+) HTTP\/(\d+(?:\.\d+)?)$/;
 /** HTTP under another name, or TLS: requests in it would go unjudged. */
 const HIDING = /^(h2c?|http|tls|ssl|quic|h3)([^a-z].*)?$/;
 
+/** What a reader behind the app's own gateway would miss if Connection named it. */
+const LOAD_BEARING: ReadonlySet<string> = new Set(['content-length', 'transfer-encoding', 'host']);
+
 /** Reads a request's head. Everything that two readers could read in two ways is refused. */
 export function parseRequest(
   lines: readonly string[],
@@ -53,6 +56,8 @@ export function parseRequest(
   const upgrades = listed(fields, 'upgrade');
   const isHiding = upgrades.some((protocol) => HIDING.test(protocol));
   const connection = listed(fields, 'connection');
+  if (connection.some((name) => LOAD_BEARING.has(name)))
+    return refused('Connection takes away what frames it');
   const sent = isHiding ? withoutUpgrade(fields) : fields;
   return {
     ok: true,

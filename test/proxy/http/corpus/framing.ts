@@ -1,5 +1,5 @@
 /** Where a request ends: lengths, encodings, chunks. */
-import { becomes, GET, head, HIDDEN, HOST, refused, same } from './case.ts';
+import { becomes, GET, head, HIDDEN, refused, same } from './case.ts';
 import type { RequestCase } from './case.ts';
 
 /** A chunked body with a request behind its end, as a reader by Content-Length would not see it. */
@@ -166,6 +166,11 @@ const CHUNKS: readonly RequestCase[] = [
   spoiled('a Transfer-Encoding as trailer', '0\r\nTransfer-Encoding: chunked\r\n\r\n', '0\r\n'),
   spoiled('a Host as trailer', '0\r\nHost: other\r\n\r\n', '0\r\n'),
   spoiled('an Authorization as trailer', '0\r\nAuthorization: Basic eDp5\r\n\r\n', '0\r\n'),
+  same(
+    'a field that quotes a request line as trailer',
+    chunked('0\r\nX:GET /denied HTTP/1.1\r\n\r\n').replace('X:', 'X: '),
+  ),
+  spoiled('a last chunk that ends with two bytes that are not CRLF', `0\r\nX;${HIDDEN}`, '0\r\n'),
   spoiled('a request as trailer', `0\r\n${HIDDEN}`, '0\r\n'),
   spoiled('a folded trailer', '0\r\nX: y\r\n z\r\n\r\n', '0\r\n'),
   spoiled('trailers without end', `0\r\n${`X: ${'a'.repeat(1_000)}\r\n`.repeat(20)}\r\n`, '0\r\n'),
