@@ -394,6 +394,13 @@ export const KNOBS = {
     'identity',
     'Further names of the trust domain in policies: with any, cluster.local, the own and these mean all of them',
   ),
+  startupTaint: knob(
+    oneOf('', 'remove'),
+    '',
+    '',
+    'node',
+    "remove: takes taint culvert.dev/not-ready off the daemon's own node once that is guarded (manifests/startup-taint)",
+  ),
   certSource: knob(
     oneOf('', 'local', 'kubernetes-csr', 'cert-manager'),
     '',

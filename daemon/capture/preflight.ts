@@ -2,10 +2,11 @@
  * What a node must have before anything of ours is attached to it: each missing thing is named with its remedy.
  * Asks the kernel where it can (a version number says little: distributions backport); attaches nothing.
  */
-import { accessSync, constants, readFileSync, statfsSync } from 'node:fs';
+import { accessSync, constants, readFileSync } from 'node:fs';
 import { release } from 'node:os';
 import path from 'node:path';
 import { MeshError } from '../errors.ts';
+import { isBpffs } from './bpffs.ts';
 import { cgroupId, findCgroupRoot, findProcess, ownCgroupPath, resolveKubepods } from './kubepods.ts';
 import { closeFd, describeErrno, libbpfVersion, tryCreateMap } from './libbpf.ts';
 import { OBJECT_DIRECTORY, readObject } from './object.ts';
@@ -35,7 +36,6 @@ type Outcome = Pick<Finding, 'ok' | 'detail'>;
 
 const KERNEL_FLOOR = [5, 15] as const;
 const LIBBPF_FLOOR = [1, 1] as const;
-const BPF_FS_MAGIC = 0xcafe4a11;
 /** Below this many descriptors the daemon's connection limits are lower than most nodes need. */
 const COMFORTABLE_FILES = 65_536;
 /** Of the limit, what is left for connections (one descriptor each at either end) by tunnels and listeners. */
@@ -198,9 +198,7 @@ function checkOwnCgroup(options: PreflightOptions): Outcome {
 }
 
 function checkBpffs(bpffs: string): Outcome {
-  // f_type is a signed word on some file systems' way through node.
-  const isBpf = statfsSync(bpffs).type >>> 0 === BPF_FS_MAGIC;
-  if (!isBpf) return { ok: false, detail: `${bpffs} is no BPF file system` };
+  if (!isBpffs(bpffs)) return { ok: 'warn', detail: `${bpffs} is no BPF file system: the daemon mounts one` };
   accessSync(bpffs, constants.W_OK); // of a read-only mount it says EROFS
   return { ok: true, detail: bpffs };
 }

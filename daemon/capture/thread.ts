@@ -19,6 +19,7 @@ import { MeshState } from '../mesh/state.ts';
 import type { EnrolmentToMain, MainToEnrolment } from '../mesh/wiring.ts';
 import { createLog } from '../observe/log.ts';
 import { VERSION } from '../version.ts';
+import { ensureBpffs } from './bpffs.ts';
 import { Enrolment } from './enrolment.ts';
 import { Fleet } from './fleet.ts';
 import { KubeletFinder } from './kubelet.ts';
@@ -99,6 +100,8 @@ class EnrolmentThread {
     });
     this.#state = new MeshState(data.settings);
     const hostNetnsCookie = must(this.#hot.netnsCookie(this.#hostNetnsFd), "read the node's netns cookie");
+    if (ensureBpffs(this.#hot, config))
+      this.#log.info({ bpffs: config.bpffs }, 'mounted on the node, which had none');
     this.#kernel = KernelState.open({ bpffs: config.bpffs, kubepods: this.#kubepods.path, hostNetnsCookie });
     this.#cluster = this.#openCluster();
     this.#fleet = this.#makeFleet();
@@ -132,6 +135,7 @@ class EnrolmentThread {
     this.#watchCgroups();
     this.#lookAround();
     this.#enrolment.start(adopted);
+    this.#cluster.guarded(() => this.#log.info('this node takes pods now: its startup taint is removed'));
     // Now, not at the end: a daemon that is killed has no orderly one.
     flushCompileCache();
     this.#tell({ type: 'started' });

@@ -163,6 +163,7 @@ static const struct {
 	{"addresses", js_addresses},
 	{"tcpSockets", js_tcp_sockets},
 	{"destroySocket", js_destroy_socket},
+	{"mountBpf", js_mount_bpf},
 };
 
 static void hot_free(napi_env env, void *data, void *hint)

@@ -6,7 +6,7 @@
   "targets": [
     {
       "target_name": "hot",
-      "sources": ["addon.c", "netns.c", "sockets.c", "netlink.c", "diag.c"],
+      "sources": ["addon.c", "netns.c", "sockets.c", "netlink.c", "diag.c", "mounts.c"],
       "defines": ["NAPI_VERSION=8", "_GNU_SOURCE"],
       "cflags": ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden", "-fstack-protector-strong"],
       "cflags!": ["-O3"],

@@ -107,6 +107,9 @@ napi_value js_addresses(napi_env env, napi_callback_info info);
 napi_value js_tcp_sockets(napi_env env, napi_callback_info info);
 napi_value js_destroy_socket(napi_env env, napi_callback_info info);
 
+/* mounts.c */
+napi_value js_mount_bpf(napi_env env, napi_callback_info info);
+
 /* Writes an address as 16 bytes, IPv4 as ::ffff:a.b.c.d. */
 void ip16_write(uint8_t out[16], int family, const void *address);
 bool ip16_is_v4(const uint8_t ip[16]);

@@ -60,6 +60,11 @@ interface DirectCalls {
   dupFd(fd: number): number;
   /** 0 or -errno; descriptors below 3 are a TypeError. Never for one that a node object owns. */
   closeFd(fd: number): number;
+  /**
+   * Mounts a BPF file system on `target` as the mount namespace (`/proc/PID/ns/mnt`) sees it, unless there is one.
+   * 0 or -errno; -EPERM without CAP_SYS_ADMIN and CAP_SYS_CHROOT.
+   */
+  mountBpf(mountNamespace: string, target: string): number;
 }
 
 export interface Hot extends DirectCalls {
@@ -116,6 +121,7 @@ const CALLS: readonly (keyof Addon)[] = [
   'addresses',
   'tcpSockets',
   'destroySocket',
+  'mountBpf',
 ];
 
 /**

@@ -4,10 +4,11 @@
  */
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
-import { request } from 'node:https';
 import { until } from '../support/wait.ts';
 import { ControlPlane } from './kit/control-plane.ts';
 import { at, render, text } from './manifests.ts';
+import { askAs, boundToken } from './tokens.ts';
+import type { Answer } from './tokens.ts';
 
 const OWN = 'culvert-system';
 const POLICY_KINDS = ['ValidatingAdmissionPolicy', 'ValidatingAdmissionPolicyBinding'];
@@ -122,7 +123,7 @@ describe('a daemon’s token', () => {
       pod(webB, 'default', 'node-b'),
       pod(unscheduled, 'default'),
     );
-    stolen = await token(cluster, 'culvert', daemonA);
+    stolen = await boundToken(cluster, 'culvert', daemonA.name);
   });
   after(() => cluster[Symbol.asyncDispose]());
 
@@ -155,7 +156,7 @@ describe('a daemon’s token', () => {
   });
 
   it('is refused when it is bound to no pod, and so knows no node', async () => {
-    const loose = await token(cluster, 'culvert');
+    const loose = await boundToken(cluster, 'culvert');
     const { status, body } = await attempt(cluster, loose, webA, annotate({ [STATE]: 'x' }));
     assert.equal(status, 403);
     assert.match(text(body, 'message'), OTHER_NODE);
@@ -169,11 +170,11 @@ describe('a daemon’s token', () => {
       ['DELETE', path, undefined],
       ['POST', `${path}/eviction`, {}],
     ] as const) {
-      const { status, body } = await ask(cluster, stolen, method, where, sent);
+      const { status, body } = await askAs(cluster, stolen, method, where, sent);
       assert.equal(status, 403, `${method} ${where}: ${JSON.stringify(body)}`);
     }
     const secret = `/api/v1/namespaces/${OWN}/secrets/culvert-ca`;
-    assert.equal((await ask(cluster, stolen, 'GET', secret)).status, 403);
+    assert.equal((await askAs(cluster, stolen, 'GET', secret)).status, 403);
   });
 
   it('is nobody else’s business: others write pods as before', async () => {
@@ -201,15 +202,6 @@ function pod({ namespace, name }: Pod, serviceAccountName: string, nodeName?: st
   return { apiVersion: 'v1', kind: 'Pod', metadata, spec };
 }
 
-/** A token of an account in our namespace, bound to a pod as the kubelet's are. */
-async function token(cluster: ControlPlane, name: string, bound?: Pod): Promise<string> {
-  const reference =
-    bound === undefined ? {} : { boundObjectRef: { apiVersion: 'v1', kind: 'Pod', name: bound.name } };
-  const body = { apiVersion: 'authentication.k8s.io/v1', kind: 'TokenRequest', spec: reference };
-  const path = `/api/v1/namespaces/${OWN}/serviceaccounts/${name}/token`;
-  return text(await cluster.api.must('POST', path, { body }), 'status', 'token');
-}
-
 /** The patch as that token's holder, changing nothing. */
 function attempt(
   cluster: ControlPlane,
@@ -218,35 +210,5 @@ function attempt(
   patch: unknown,
 ): Promise<Answer> {
   const path = `/api/v1/namespaces/${namespace}/pods/${name}/status?dryRun=All`;
-  return ask(cluster, bearer, 'PATCH', path, patch);
-}
-
-interface Answer {
-  readonly status: number;
-  readonly body: unknown;
-}
-
-function ask(
-  cluster: ControlPlane,
-  bearer: string,
-  method: string,
-  path: string,
-  body?: unknown,
-): Promise<Answer> {
-  const { promise, resolve, reject } = Promise.withResolvers<Answer>();
-  const type = method === 'PATCH' ? 'application/merge-patch+json' : 'application/json';
-  const headers = { authorization: `Bearer ${bearer}`, 'content-type': type };
-  const asked = request(new URL(path, cluster.url), { method, headers, ca: cluster.pki.caPem }, (answer) => {
-    const chunks: Buffer[] = [];
-    answer.on('data', (chunk: Buffer) => chunks.push(chunk));
-    answer.on('error', reject);
-    answer.on('end', () => {
-      const words = Buffer.concat(chunks).toString();
-      const parsed: unknown = words.startsWith('{') ? JSON.parse(words) : words;
-      resolve({ status: answer.statusCode ?? 0, body: parsed });
-    });
-  });
-  asked.on('error', reject);
-  asked.end(body === undefined ? undefined : JSON.stringify(body));
-  return promise;
+  return askAs(cluster, bearer, 'PATCH', path, patch);
 }

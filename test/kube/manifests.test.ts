@@ -93,7 +93,8 @@ describe('RBAC', () => {
     const base = sorted(grants('base'));
     const withCertManager = sorted(grants('overlays/cert-manager'));
     const table = sorted(tableGrants());
-    assert.deepEqual(withCertManager, table);
+    const withTaint = sorted(grants('overlays/startup-taint')).filter((line) => !base.includes(line));
+    assert.deepEqual([...withCertManager, ...withTaint].sort(), table);
     assert.deepEqual(
       base.filter((line) => !table.includes(line)),
       [],
@@ -132,7 +133,13 @@ describe('the DaemonSet', () => {
     const spec = podSpec('base', 'DaemonSet', 'culvert');
     const security = at(container(spec), 'securityContext');
     assert.deepEqual(texts(security, 'capabilities', 'drop'), ['ALL']);
-    assert.deepEqual(texts(security, 'capabilities', 'add'), ['BPF', 'NET_ADMIN', 'SYS_ADMIN', 'SYS_PTRACE']);
+    assert.deepEqual(texts(security, 'capabilities', 'add'), [
+      'BPF',
+      'NET_ADMIN',
+      'SYS_ADMIN',
+      'SYS_PTRACE',
+      'SYS_CHROOT',
+    ]);
     assert.equal(at(security, 'privileged'), false);
     assert.equal(at(security, 'allowPrivilegeEscalation'), false);
     assert.equal(at(security, 'readOnlyRootFilesystem'), true);
@@ -200,7 +207,7 @@ describe('settings', () => {
   it('name one image, which only the overlays for an image made here say where to find', () => {
     for (const root of ROOTS) {
       const expected =
-        root === 'base' || root === 'overlays/cert-manager' ? 'culvert' : 'localhost/culvert:dev';
+        root === 'overlays/dev' || root === 'overlays/kind' ? 'localhost/culvert:dev' : 'culvert';
       for (const [kind, name] of [
         ['DaemonSet', 'culvert'],
         ['Deployment', 'culvert-ca'],

@@ -6,7 +6,13 @@ import { multi } from './kit/multi.ts';
 
 const MANIFESTS = path.join(import.meta.dirname, '../../manifests');
 /** Every folder that people apply to get Culvert. */
-export const ROOTS = ['base', 'overlays/dev', 'overlays/kind', 'overlays/cert-manager'] as const;
+export const ROOTS = [
+  'base',
+  'overlays/dev',
+  'overlays/kind',
+  'overlays/cert-manager',
+  'overlays/startup-taint',
+] as const;
 /** To be applied to a cluster that has it. */
 export const BENCH = 'overlays/bench';
 /** The policy kinds, for clusters without Istio. */

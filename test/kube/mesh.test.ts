@@ -110,8 +110,8 @@ describe('the mesh on a Kubernetes of two nodes', () => {
       assert.deepEqual(daemon.imageIds, [mesh.image.id]);
       const pid = node.podPids(daemon.uid).find((one) => commandOf(one).includes('culvert'));
       const status = readFileSync(`/proc/${pid ?? 0}/status`, 'utf8');
-      // CAP_NET_ADMIN 12, CAP_SYS_PTRACE 19, CAP_SYS_ADMIN 21, CAP_BPF 39.
-      const wanted = [12n, 19n, 21n, 39n].reduce((mask, bit) => mask | (1n << bit), 0n);
+      // CAP_NET_ADMIN 12, CAP_SYS_CHROOT 18, CAP_SYS_PTRACE 19, CAP_SYS_ADMIN 21, CAP_BPF 39.
+      const wanted = [12n, 18n, 19n, 21n, 39n].reduce((mask, bit) => mask | (1n << bit), 0n);
       for (const set of ['CapPrm', 'CapEff', 'CapBnd'])
         assert.equal(BigInt(`0x${field(status, set)}`), wanted, `${set}: ${field(status, set)}`);
       assert.deepEqual([field(status, 'NoNewPrivs'), field(status, 'Seccomp')], ['1', '2']);

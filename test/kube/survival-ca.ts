@@ -16,6 +16,7 @@ import { SYSTEM } from './kit/mesh.ts';
 import type { ListedPod, MeshCluster } from './kit/mesh.ts';
 import { at, list, text } from './manifests.ts';
 import { REQUESTS } from './signer-world.ts';
+import { boundToken } from './tokens.ts';
 
 const LEASE = `/apis/coordination.k8s.io/v1/namespaces/${SYSTEM}/leases/culvert-ca`;
 
@@ -131,10 +132,7 @@ export class ClusterCa {
   /** A client with a token of that daemon, bound to its pod as the kubelet's are. */
   async daemonClient(daemon: ListedPod): Promise<KubeClient> {
     const { controlPlane } = this.#mesh;
-    const path = `/api/v1/namespaces/${SYSTEM}/serviceaccounts/culvert/token`;
-    const spec = { boundObjectRef: { apiVersion: 'v1', kind: 'Pod', name: daemon.name } };
-    const body = { apiVersion: 'authentication.k8s.io/v1', kind: 'TokenRequest', spec };
-    const token = text(await controlPlane.api.must('POST', path, { body }), 'status', 'token');
+    const token = await boundToken(controlPlane, 'culvert', daemon.name);
     const file = controlPlane.tokenKubeconfig(`token-${randomBytes(4).toString('hex')}`, token);
     return new KubeClient(openAccess(file, {}), { userAgent: 'test' });
   }

@@ -267,6 +267,7 @@ void describe('what goes wrong', () => {
       addresses: [0],
       tcpSockets: [0, 10],
       destroySocket: [0],
+      mountBpf: ['/nowhere', '/'],
     };
     const wrong = [
       undefined,
