@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
 import { Heartbeats } from './admin/heartbeats.ts';
 import { startPublic } from './admin/server.ts';
+import { servePolicyStatus } from './cluster/policy-status.ts';
 import type { Config } from './config.ts';
 import { systemClock } from './identity/clock.ts';
 import { serveTerm } from './identity/signer/term.ts';
@@ -51,7 +52,11 @@ export async function startCa(config: Config): Promise<void> {
   metrics.set('culvert_ca_leader', {}, 0);
   lease.start((term) => {
     const options = { config, account: DAEMON_ACCOUNT, api, log, metrics, instance, clock: systemClock };
-    void serveTerm(term, options).catch((error: unknown) => {
+    const onProblem = (reason: string): void =>
+      log.warn({ reason }, 'the conditions of the policies may be out of date');
+    const { rootNamespace } = config;
+    const status = { api, rootNamespace, instance, nowMs: () => systemClock.nowMs(), onProblem };
+    Promise.all([serveTerm(term, options), servePolicyStatus(term, status)]).catch((error: unknown) => {
       // A defect: ended, so that the other replica takes over and the kubelet starts us anew.
       log.fatal({ err: error }, 'the CA failed');
       process.exit(1);

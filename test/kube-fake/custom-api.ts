@@ -29,14 +29,18 @@ export class CustomApi implements KubeApi {
     return [...this.#watches].map(({ path }) => path);
   }
 
-  put(name: string, spec: object): void {
-    const object = {
-      metadata: { namespace: 'shop', name, resourceVersion: String(++this.#version) },
-      spec,
-    };
+  /** Creates or changes an object in namespace `shop`. */
+  put(name: string, spec: object, metadata: object = {}, status?: object): void {
+    const resourceVersion = String(++this.#version);
+    const object = { metadata: { namespace: 'shop', name, ...metadata, resourceVersion }, spec, status };
     const type = this.#objects.has(name) ? 'MODIFIED' : 'ADDED';
     this.#objects.set(name, object);
     this.#tell({ type, object });
+  }
+
+  /** An object as it is now. */
+  get(name: string): object | undefined {
+    return this.#objects.get(name);
   }
 
   /** The definition goes; `isSilent`: without a word to whoever watches its objects. */
