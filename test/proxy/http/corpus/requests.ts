@@ -139,6 +139,11 @@ const TARGETS: readonly RequestCase[] = [
 ];
 
 const CONNECTIONS: readonly RequestCase[] = [
+  refused(
+    'Connection names Content-Length',
+    `${head('Connection: Content-Length\r\nContent-Length: 3\r\n')}abc`,
+  ),
+  refused('Connection names Host', head('Connection: close, HOST\r\n')),
   becomes(
     'an offer of h2c',
     head(
