@@ -84,8 +84,10 @@ export function parseIp(text: string): Ip | undefined {
   // and takes 12 µs to say that a mapped address is no IPv4 one.
   const dotted = text.startsWith(MAPPED) ? text.slice(MAPPED.length) : text;
   if (FOUR_PART_DECIMAL.test(dotted)) return dotted as Ip;
-  if (!text.includes(':') || text.includes('%') || !ipaddr.IPv6.isValid(text)) return undefined;
-  return ipFromBytes(Uint8Array.from(ipaddr.IPv6.parse(text).toByteArray()));
+  // The parser takes ::1.2.3.4 for ::ffff:1.2.3.4; it is the IPv6 address ::102:304 (RFC 4291 section 2.5.5.1).
+  const full = text.replace(/^::(?=\d+\.)/, '0:0:0:0:0:0:');
+  if (!full.includes(':') || full.includes('%') || !ipaddr.IPv6.isValid(full)) return undefined;
+  return ipFromBytes(Uint8Array.from(ipaddr.IPv6.parse(full).toByteArray()));
 }
 
 /** The address in 16 bytes at `offset` (IPv4 as ::ffff:a.b.c.d, the form that all BPF maps use). */

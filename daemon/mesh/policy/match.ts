@@ -63,14 +63,19 @@ function isMapped(block: string): boolean {
   return address.includes(':') && parseIp(address)?.includes(':') === false;
 }
 
-/** An IPv6 block, which no IPv4 address is in (SEMANTICS.md 1.5); no peer's address is of the mapped form. */
+/** An IPv6 block, which no IPv4 address is in (SEMANTICS.md 1.5); no peer's address is of the mapped form itself. */
 function mappedRange(block: string): string | undefined {
-  const [, bits = '128', ...rest] = block.split('/');
-  return rest.length === 0 && /^(?:9[6-9]|1[01]\d|12[0-8])$/.test(bits) ? NOBODY : undefined;
+  const [, text = '128', ...rest] = block.split('/');
+  const bits = /^\d{1,3}$/.test(text) ? Number(text) : Number.NaN;
+  if (rest.length > 0 || !(bits <= 128)) return undefined;
+  if (bits >= 96) return NOBODY;
+  // What is left is of ::ffff, whose ones begin at bit 80.
+  const ones = bits <= 80 ? 0 : (0xffff << (96 - bits)) & 0xffff;
+  return `::${ones.toString(16)}:0:0/${bits}`;
 }
 
-/** The address that stands for none (RFC 4291 section 2.5.2): no peer has it. */
-const NOBODY = '::/128';
+/** A range without an address: a RangeSet leaves it out. */
+const NOBODY = '';
 
 function hostRange(text: string): string | undefined {
   const ip = parseIp(text);

@@ -28,8 +28,9 @@ export function parseAuthorizationPolicy(object: unknown): ParsedPolicy | undefi
   const namespace = metadata.data.namespace ?? 'default';
   const spec = policySpecSchema.safeParse(table['spec'] ?? {});
   const common = { namespace, name: metadata.data.name };
-  if (!spec.success) return broken(common, table['spec'], zodProblems(spec.error, ['spec']));
-  return read(common, spec.data, metadata.data.annotations?.[DRY_RUN]);
+  const dryRun = metadata.data.annotations?.[DRY_RUN];
+  if (!spec.success) return broken(common, table['spec'], dryRun, zodProblems(spec.error, ['spec']));
+  return read(common, spec.data, dryRun);
 }
 
 function read(
@@ -148,7 +149,8 @@ function readDryRun(text: string | undefined, action: PolicyAction, problems: Po
 function broken(
   common: { readonly namespace: string; readonly name: string },
   spec: unknown,
-  problems: readonly PolicyProblem[],
+  dryRunText: string | undefined,
+  found: readonly PolicyProblem[],
 ): ParsedPolicy {
   const table = isTable(spec) ? spec : {};
   const given = table['action'];
@@ -161,16 +163,16 @@ function broken(
         : `the object is invalid: this ${action} is NOT enforced`,
     severity: 'error',
   };
-  const labels = selectorOf(table);
+  const problems = [...found, effect];
   const policy: AuthorizationPolicy = {
     ...common,
     action,
     rules: [],
-    selector: labels,
+    selector: selectorOf(table),
     isForWaypoint: hasTarget({ targetRef: table['targetRef'], targetRefs: table['targetRefs'] }),
-    dryRun: false,
+    dryRun: readDryRun(dryRunText, action, problems),
   };
-  return { policy, problems: [...problems, effect] };
+  return { policy, problems };
 }
 
 /** The selector of a broken spec, where at least that can be read. */
