@@ -7,7 +7,11 @@ import type { Outlet } from './outlet.ts';
 import type { ByteSource } from './source.ts';
 
 /** Decides by what the policies say at that moment. undefined: the bytes are not HTTP. */
-export type Judge = (request: HttpRequest | undefined) => {
+export type Judge = (
+  request: HttpRequest | undefined,
+  /** What TLS asks for, where the bytes are that. */
+  sni?: string,
+) => {
   readonly allowed: boolean;
   /** The object and rule that decided: for the access record, never for the client. */
   readonly detail: string;
@@ -28,7 +32,7 @@ export interface Ends {
   /** Resets both ends. */
   cut(reason: Reason, detail?: string): void;
   /** From here on the bytes are carried unread, on the strength of `request`. */
-  tunnel(request: HttpRequest | undefined): void;
+  tunnel(request: HttpRequest): void;
 }
 
 /** One protocol at work. */

@@ -15,8 +15,8 @@ import { Http2 } from './http2.ts';
 import { HTTP_LIMITS } from './limits.ts';
 import type { HttpLimits } from './limits.ts';
 import { Outlet } from './outlet.ts';
-import { isSettings, sniff } from './sniff.ts';
-import type { Protocol } from './sniff.ts';
+import { isSettings, sniff, sniffedSoFar } from './sniff.ts';
+import type { Sniffed } from './sniff.ts';
 import { ByteSource } from './source.ts';
 
 export interface HttpRelayOptions {
@@ -42,6 +42,12 @@ export function relayHttp(client: Duplex, upstream: Socket, options: HttpRelayOp
   return new JudgedConnection(client, upstream, options);
 }
 
+/** What bytes that are carried unread were judged by. */
+interface Judged {
+  readonly http: HttpRequest | undefined;
+  readonly sni?: string | undefined;
+}
+
 class JudgedConnection implements HttpRelay, Ends {
   readonly done: Promise<RelayResult>;
   readonly fromClient: ByteSource;
@@ -63,7 +69,8 @@ class JudgedConnection implements HttpRelay, Ends {
   #denials = 0;
   #lastDenial = '';
   #raw: Relay | undefined;
-  #rawFor: HttpRequest | undefined;
+  /** What the raw bytes were judged by. */
+  #rawFor: Judged = { http: undefined };
   #conversation: Conversation | undefined;
   #silence: NodeJS.Timeout | undefined;
 
@@ -100,7 +107,7 @@ class JudgedConnection implements HttpRelay, Ends {
       this.#conversation?.rejudge();
       return;
     }
-    const verdict = this.judge(this.#rawFor);
+    const verdict = this.judge(this.#rawFor.http, this.#rawFor.sni);
     if (!verdict.allowed) this.cut('POLICY_DENIED', verdict.detail);
   }
 
@@ -134,8 +141,11 @@ class JudgedConnection implements HttpRelay, Ends {
     client.once('close', () => clearTimeout(linger));
   }
 
-  tunnel(request: HttpRequest | undefined): void {
-    if (this.#isOver) return;
+  tunnel(http: HttpRequest): void {
+    if (!this.#isOver) this.#carryRaw({ http });
+  }
+
+  #carryRaw(judgedBy: Judged): void {
     const { halfClosedTimeoutMs } = this.#options;
     const begun = {
       aHasEnded: this.fromClient.hasEnded,
@@ -144,7 +154,7 @@ class JudgedConnection implements HttpRelay, Ends {
       fromB: this.fromUpstream.detach(),
     };
     clearTimeout(this.#silence);
-    this.#rawFor = request;
+    this.#rawFor = judgedBy;
     this.#conversation = undefined;
     this.#raw = relay(this.#client, this.#upstream, { halfClosedTimeoutMs, begun });
     void this.#raw.done.then(({ reason, detail }) => {
@@ -155,9 +165,10 @@ class JudgedConnection implements HttpRelay, Ends {
 
   async #serve(): Promise<void> {
     try {
-      const protocol = await this.#sniff();
+      const { protocol, sni } = await this.#sniff();
       if (this.#isOver) return;
-      if (protocol === 'other') this.#judgeOpaque();
+      if (protocol === 'broken') this.cut('HTTP_AMBIGUOUS', 'a ClientHello of TLS that cannot be read');
+      else if (protocol === 'other') this.#judgeOpaque(sni);
       else if (protocol === 'http2') this.#conversation = new Http2(this, this.#client, this.#upstream);
       else {
         const http1 = new Http1(this);
@@ -169,14 +180,14 @@ class JudgedConnection implements HttpRelay, Ends {
     }
   }
 
-  #judgeOpaque(): void {
-    const verdict = this.judge(undefined);
-    if (verdict.allowed) this.tunnel(undefined);
+  #judgeOpaque(sni: string | undefined): void {
+    const verdict = this.judge(undefined, sni);
+    if (verdict.allowed) this.#carryRaw({ http: undefined, sni });
     else this.cut('POLICY_DENIED', verdict.detail);
   }
 
   /** What the client speaks; an app that speaks first, or silence, is not HTTP. What was read is put back. */
-  async #sniff(): Promise<Protocol> {
+  async #sniff(): Promise<Sniffed> {
     const { fromClient, fromUpstream } = this;
     let first: Buffer = Buffer.alloc(0);
     const wait = { isOver: false };
@@ -188,16 +199,17 @@ class JudgedConnection implements HttpRelay, Ends {
     fromUpstream.onUnasked = () => {
       if (fromUpstream.hasEnded || !isSettings(fromUpstream.peek())) giveUp();
     };
-    let protocol: Protocol | undefined;
-    while (protocol === undefined) {
+    let sniffed: Sniffed | undefined;
+    while (sniffed === undefined) {
       const chunk = wait.isOver ? undefined : await fromClient.next();
       if (chunk !== undefined) first = first.length === 0 ? chunk : Buffer.concat([first, chunk]);
-      protocol = chunk === undefined || wait.isOver ? 'other' : sniff(first, this.limits.headBytes);
+      sniffed =
+        chunk === undefined || wait.isOver ? sniffedSoFar(first) : sniff(first, this.limits.headBytes);
     }
     clearTimeout(timer);
     fromUpstream.onUnasked = undefined;
     fromClient.unread(first);
-    return protocol;
+    return sniffed;
   }
 
   #watch(end: Duplex, source: ByteSource, reason: Reason): void {
