@@ -24,10 +24,9 @@ export async function startDaemon(given: Config): Promise<void> {
   const log = createLog({ level: config.logLevel, thread: 'main' });
   const signal = untilSignal();
   await using parts = new AsyncDisposableStack();
-  const userAgent = `culvert/${VERSION}`;
   const api =
     config.clusterDir === ''
-      ? parts.use(connectKube(config.kubeconfig, process.env, { userAgent }))
+      ? parts.use(connectKube(config.kubeconfig, process.env, { userAgent: `culvert/${VERSION}` }))
       : undefined;
   const onProblem = (part: string, why: string): void => report.watchProblem(part, why);
   const state = new MeshState(config);
@@ -86,6 +85,7 @@ export async function startDaemon(given: Config): Promise<void> {
   source.start((deltas) => {
     state.apply(deltas);
     workers.broadcast({ type: 'deltas', deltas });
+    enrolment.tell(deltas);
   });
   presence.start();
   void source.synced.then(() => {

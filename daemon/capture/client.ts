@@ -2,12 +2,14 @@
 import { MessageChannel, Worker } from 'node:worker_threads';
 import type { Transferable } from 'node:worker_threads';
 import type { Config } from '../config.ts';
-import type { MeshSettings } from '../mesh/model.ts';
+import type { Delta, MeshSettings } from '../mesh/model.ts';
 import type { EnrolmentToMain, MainToEnrolment } from '../mesh/wiring.ts';
 import type { EnrolmentData } from './thread.ts';
 
 export interface EnrolmentClient {
   post(message: MainToEnrolment, transfer?: Transferable[]): void;
+  /** Changes of the cluster: it is told of those that its own watch does not have and that it needs. */
+  tell(deltas: readonly Delta[]): void;
   /** Ends the thread where it stands; what is pinned stays. */
   terminate(): Promise<void>;
 }
@@ -32,8 +34,13 @@ export function startEnrolment(
   worker.on('error', (error) =>
     onMessage({ type: 'fatal', code: 'INTERNAL', message: `the enrolment thread died: ${String(error)}` }),
   );
+  const post: EnrolmentClient['post'] = (message, transfer = []) => port1.postMessage(message, transfer);
   return {
-    post: (message, transfer = []) => port1.postMessage(message, transfer),
+    post,
+    tell: (all) => {
+      const deltas = all.filter(({ kind }) => kind === 'peer-authentication');
+      if (deltas.length > 0) post({ type: 'modes', deltas });
+    },
     terminate: async () => {
       port1.close();
       await worker.terminate();

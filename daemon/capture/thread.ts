@@ -214,6 +214,10 @@ class EnrolmentThread {
       case 'identity-failed':
         this.#enrolment.identityFailed(message.id, message.reason);
         return;
+      case 'modes':
+        this.#state.apply(message.deltas);
+        this.#enrolment.poke();
+        return;
       case 'leave-all':
         void this.#leaveAll();
         return;

@@ -99,6 +99,8 @@ export type MainToEnrolment =
   | { readonly type: 'worker'; readonly index: number; readonly port: MessagePort }
   | { readonly type: 'identity-ready'; readonly id: SpiffeId; readonly notAfterMs: number }
   | { readonly type: 'identity-failed'; readonly id: SpiffeId; readonly reason: string }
+  /** What demands mTLS of connections that are older than enrolment; no pod's guard waits for it. */
+  | { readonly type: 'modes'; readonly deltas: readonly Delta[] }
   /** Leave every pod (uninstall), then report `left`. */
   | { readonly type: 'leave-all' }
   /** Stop reconciling; pins stay (upgrade, restart). */

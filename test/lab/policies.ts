@@ -44,7 +44,7 @@ function policyObject(
 }
 
 const Config = z.object({
-  state: z.array(z.object({ kind: z.string(), key: z.string(), value: z.unknown() })),
+  state: z.array(z.object({ kind: z.string(), key: z.string(), value: z.unknown().optional() })),
 });
 
 /** The policies of a lab: set as a whole, so that no test leaves one behind. */

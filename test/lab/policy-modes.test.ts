@@ -116,12 +116,13 @@ describe('PeerAuthentication', { timeout: 300_000 }, () => {
     );
     const from = shop.daemon2.process.lines.length;
     const result = await withoutPayload(sinks[8081], () => attempt(outside, server, 8081));
+    const probed = await server.node.probe('tcp', server.ip, 8081);
+    await server.node.must(['nft', 'delete', 'table', 'ip', 'masquerade-all']);
     assert.notEqual(result.error, '');
     const record = await inboundTo(shop.daemon2, 8081, from);
     assert.equal(record['reason'], 'PLAINTEXT_DENIED');
     assert.equal(String(record['src.addr']).replace(/:\d+$/, ''), nodeIp);
-    assert.equal(await server.node.probe('tcp', server.ip, 8081), '');
-    await server.node.must(['nft', 'delete', 'table', 'ip', 'masquerade-all']);
+    assert.equal(probed, '');
   });
 
   it('connections that stand in the clear are cut when their port becomes STRICT, others stay', async () => {
@@ -139,6 +140,25 @@ describe('PeerAuthentication', { timeout: 300_000 }, () => {
     assert.equal(record['reason'], 'PLAINTEXT_DENIED');
     await Promise.all([clear[Symbol.asyncDispose](), sealed[Symbol.asyncDispose]()]);
     await echo[Symbol.asyncDispose]();
+  });
+
+  it('connections older than the label stay while their port is PERMISSIVE, and are cut when it becomes STRICT', async () => {
+    const { lab, daemon2 } = shop;
+    const STRICT_PORT = { portLevelMtls: { 8081: { mode: 'STRICT' } } };
+    await policies.set();
+    const old = await lab.pod({ name: 'old', node: 2, namespace: 'late', labels: { app: 'old' } });
+    await Promise.all([old.serve('echo', 8081), old.serve('echo', 8082)]);
+    await using first = await outside.idle(old.ip, 8081, 3);
+    await using second = await outside.idle(old.ip, 8082, 3);
+    assert.deepEqual([(await first.opened()).ok, (await second.opened()).ok], [3, 3]);
+    await lab.cluster.label('late', 'enabled');
+    await daemon2.waitState(old, 'enrolled');
+    assert.deepEqual([(await first.ping()).ok, (await second.ping()).ok], [3, 3]);
+    const selector = { matchLabels: { app: 'old' } };
+    await policies.set(peerAuthentication('late', 'old', { selector, ...STRICT_PORT }));
+    await until('those to the STRICT port to be cut', async () => (await first.stats()).lost === 3);
+    assert.equal((await second.ping()).ok, 3);
+    await old.delete();
   });
 
   it('our own clients never dial a STRICT port in the clear: held, then refused', async () => {
