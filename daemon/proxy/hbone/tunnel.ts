@@ -80,6 +80,7 @@ function handshake(
         return verdict === undefined ? undefined : new Error(verdict.reason);
       },
     });
+    leaveChainAlone(socket);
     const fail = (failure: Refusal): void => {
       clearTimeout(timer);
       socket.destroy();
@@ -97,6 +98,17 @@ function handshake(
       else fail(odd);
     });
   });
+}
+
+/**
+ * Node asks for its legacy form of the peer's whole chain before it calls checkServerIdentity, and ends the process at a
+ * certificate on a curve without a NIST name (node 26.10: a null pointer): any peer could send one beside its own.
+ */
+function leaveChainAlone(socket: TLSSocket): void {
+  const leafOnly = (): { readonly raw: Uint8Array } => ({
+    raw: socket.getPeerX509Certificate()?.raw ?? new Uint8Array(),
+  });
+  Reflect.set(socket, 'getPeerCertificate', leafOnly);
 }
 
 function judgePeer(leafDer: Uint8Array, request: TunnelRequest, context: DialContext): Refusal | undefined {
