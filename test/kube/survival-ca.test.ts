@@ -57,7 +57,7 @@ describe('the cluster’s CA', { timeout: 900_000 }, () => {
     assert.equal((await waits.request(server, 8080)).status, 200);
     const tally = await load.stop();
     context.diagnostic(shown(tally));
-    allWell(tally);
+    await allWell(stage, tally);
     await stage.ca.ready();
   });
 
@@ -104,7 +104,7 @@ describe('the cluster’s CA', { timeout: 900_000 }, () => {
     }
     const tally = await load.stop();
     context.diagnostic(shown(tally));
-    allWell(tally);
+    await allWell(stage, tally);
     await stage.ca.ready();
   });
 });
@@ -126,7 +126,7 @@ describe('the root', { timeout: 900_000 }, () => {
     await load.more(200);
     const tally = await load.stop();
     context.diagnostic(`rotated in ${Date.now() - startedMs} ms: ${shown(tally)}`);
-    allWell(tally);
+    await allWell(stage, tally);
     assert.ok(tally.handshakes > 50);
     await stage.ca.ready();
   });
@@ -161,6 +161,6 @@ describe('the root', { timeout: 900_000 }, () => {
     await load.more(200);
     const tally = await load.stop();
     context.diagnostic(`replaced in ${Date.now() - startedMs} ms: ${shown(tally)}`);
-    allWell(tally);
+    await allWell(stage, tally);
   });
 });

@@ -101,10 +101,23 @@ function sum(counts: Iterable<Counts>): Sum {
   return total;
 }
 
-/** @throws AssertionError unless nothing failed, and that many were tried at least. */
-export function allWell(tally: Tally, atLeast = 500): void {
-  assert.equal(tally.failed, 0, `${shown(tally)}\n${tally.failures.slice(0, 20).join('\n')}`);
+/** @throws AssertionError unless nothing failed, and that many were tried at least; it has the daemons' reasons. */
+export async function allWell({ mesh }: Stage, tally: Tally, atLeast = 500): Promise<void> {
+  if (tally.failed > 0) {
+    const { failures } = tally;
+    const some = [...failures.slice(0, 10), '…', ...failures.slice(-10)];
+    assert.fail([shown(tally), ...some, ...(await reasons(mesh))].join('\n'));
+  }
   assert.ok(tally.started >= atLeast, shown(tally));
+}
+
+/** What daemons that are still there say of connections that came to nothing: how many of each, and one of them. */
+async function reasons(mesh: Stage['mesh']): Promise<string[]> {
+  const records = (await mesh.logs()).filter((one) => one['conn_id'] !== undefined && one['reason'] !== 'OK');
+  const alike = Map.groupBy(records, (one) =>
+    ['direction', 'reason', 'error'].map((key) => String(one[key])).join(' '),
+  );
+  return [...alike].map(([what, all]) => `${all.length} × ${what}: ${JSON.stringify(all.at(-1))}`);
 }
 
 /** In words, for `context.diagnostic`. */

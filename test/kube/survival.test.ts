@@ -69,7 +69,7 @@ describe('the API server', { timeout: 600_000 }, () => {
     assert.deepEqual(after.not200, []);
     const tally = await load.stop();
     context.diagnostic(`${shown(tally)}; /readyz was asked ${ready.asked + after.asked} times`);
-    allWell(tally);
+    await allWell(stage, tally);
     context.diagnostic(listedOnce(backMs));
   });
 });
@@ -138,7 +138,7 @@ describe('the daemons', { timeout: 900_000 }, () => {
     context.diagnostic(
       `rolled out in ${rolledMs} ms: ${shown(tally)}; 40 open ones answered ${pings} pings during the drain`,
     );
-    allWell(tally, 3_000);
+    await allWell(stage, tally, 3_000);
     assert.ok(pings > 3);
     for (const { imageIds, restarts, name } of await mesh.daemons()) {
       assert.ok(!before.some((one) => one.name === name));
@@ -214,7 +214,7 @@ describe('a kubelet', { timeout: 600_000 }, () => {
     await load.more(500);
     const tally = await load.stop();
     context.diagnostic(shown(tally));
-    allWell(tally);
+    await allWell(stage, tally);
     // A kubelet that is back calls a pod unready until its first probe has got through.
     await until('the probes', async () => (await condition()).isReady, { timeoutMs: 60_000, everyMs: 250 });
     assert.deepEqual((await condition()).restarts, [0]);
