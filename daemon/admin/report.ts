@@ -18,6 +18,7 @@ import { eventOfConnection, eventOfStatus } from '../observe/pod-events.ts';
 import type { PodEvent } from '../observe/pod-events.ts';
 import type { AdminBackend, CertificateStatus, NodeStatus, UninstallState } from './backend.ts';
 import { Heartbeats } from './heartbeats.ts';
+import { policyLines } from './policies.ts';
 import { problemsOf } from './problems.ts';
 import type { AdminOptions } from './server.ts';
 import { nodeSummary } from './summary.ts';
@@ -223,12 +224,18 @@ export class NodeReport {
       status: () => Promise.resolve(this.#status()),
       connections,
       certificates: () => Promise.resolve(this.#options.certificates.list().map(certificateStatus)),
-      config: () => Promise.resolve({ config: this.#options.config, state: this.#options.state.snapshot() }),
+      config: () => Promise.resolve(this.#config()),
       uninstall: () => {
         this.uninstall(leaveAll);
         return Promise.resolve();
       },
     };
+  }
+
+  #config(): unknown {
+    const { config, state } = this.#options;
+    const pods = this.#pods.filter((pod) => pod.state === 'enrolled');
+    return { config, state: state.snapshot(), policies: policyLines(state, pods) };
   }
 
   #status(): NodeStatus {
