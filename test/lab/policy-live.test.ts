@@ -226,7 +226,7 @@ describe('policies that change under live traffic', { timeout: 1_800_000 }, () =
     await using tries = await bank.loop(server.ip, 8083, { everyMs: 5, first: Buffer.alloc(64, 'x') });
     {
       await using inspector = await shop.daemon2.inspect();
-      await inspector.kill(await inspector.worker('worker'));
+      inspector.kill(await inspector.worker('worker'));
     }
     await until('a connection through the new worker', async () => comes(client, server, sink));
     const { received } = await sink.stats();
