@@ -49,7 +49,8 @@ UNIT := $(wildcard test/*.test.ts) $(filter-out $(wildcard test/lab/*.test.ts te
 LAB := $(wildcard test/lab/*.test.ts test/faults/*.test.ts)
 INTEROP := $(wildcard test/interop/*.test.ts)
 KUBE := $(wildcard test/kube/*.test.ts)
-KUBE_JOBS ?= 1
+# Clusters at once: each has 1.5 GB resident and mostly waits.
+KUBE_JOBS ?= 2
 HOT := native/hot/build/Release/hot.node
 
 # $(call reporters,run): what a person reads; what `make` reads after it: files that failed, figures, totals.

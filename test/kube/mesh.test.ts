@@ -9,7 +9,6 @@ import { after, before, describe, it } from 'node:test';
 import { connect } from 'node:tls';
 import type { Counts } from '../lab/kit/apps.ts';
 import { connectIn } from '../lab/kit/connect.ts';
-import { IS_LONG } from '../lab/shop.ts';
 import { until } from '../support/wait.ts';
 import { APP_PORT, HBONE_PORT, MeshCluster, POD_TRAFFIC, SHOP, SYSTEM } from './kit/mesh.ts';
 import type { LogRecord } from './kit/mesh.ts';
@@ -33,7 +32,7 @@ const SETTINGS = {
   CULVERT_LEAVE_WAIT: '2s',
   CULVERT_LEAVE_GRACE: '2s',
 };
-const ROLLS = IS_LONG ? 20 : 3;
+const ROLLS = 20;
 /** Probes of each pod that are waited for. */
 const PROBES = 5;
 const DEMO = ['client', 'server', ...PROBED];
