@@ -16,6 +16,7 @@ import { addSvid } from './commands/svid.ts';
 import { addUninstall } from './commands/uninstall.ts';
 import { addWhy } from './commands/why.ts';
 import type { Context, ExitCode, Io } from './io.ts';
+import { printable, printableLines } from './table.ts';
 
 const COMMANDS: readonly ((program: Command, context: Context) => void)[] = [
   addDaemon,
@@ -65,16 +66,16 @@ function explain(error: unknown, args: readonly string[], io: Io): ExitCode {
   if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
   const command = args.find((arg) => !arg.startsWith('-')) ?? '';
   if (error instanceof KubeError) {
-    io.err(`culvert ${command}: the Kubernetes API: ${error.message}${hintOf(error)}\n`);
+    // What a server, or whoever wrote the object that it speaks of, has to say.
+    io.err(printable(`culvert ${command}: the Kubernetes API: ${error.message}${hintOf(error)}`) + '\n');
     return error.status === 0 ? 2 : 1;
   }
   if (!(error instanceof MeshError)) {
-    io.err(
-      `culvert ${command}: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`,
-    );
+    const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
+    io.err(printableLines(`culvert ${command}: ${text}\n`));
     return 1;
   }
-  io.err(`culvert ${command}: ${error.message}\n`);
+  io.err(printableLines(`culvert ${command}: ${error.message}\n`));
   return error.code === 'CONFIG_INVALID' || error.code === 'ADMIN_UNREACHABLE' ? 2 : 1;
 }
 

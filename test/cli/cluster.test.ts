@@ -146,11 +146,47 @@ describe('culvert status of a cluster', () => {
     assert.equal(forbidden.code, 1);
     assert.match(forbidden.err, /nodes is forbidden.*your account of the cluster may not do this/);
     api.answers.set('GET /api/v1/nodes', () => {
-      throw new KubeError(0, 'ECONNREFUSED', 'connect ECONNREFUSED');
+      throw new KubeError(0, 'ECONNREFUSED', 'connect ECONNREFUSED\u001b[2J\nculvert: all is well');
     });
     const away = await run('status');
     assert.equal(away.code, 2);
     assert.match(away.err, /is it up/);
+    assert.match(away.err, /^[^\p{Cc}]+\n$/u, 'a server may not move the cursor or forge a line');
+  });
+});
+
+describe('culvert ca rotate', () => {
+  const MAP = `${SYSTEM}/configmaps/culvert-ca-rotation`;
+  const settings = (data: Record<string, string>): void =>
+    api.add(`${SYSTEM}/configmaps/culvert-config`, { metadata: { name: 'culvert-config' }, data });
+
+  it('asks culvert-ca for a new root', async () => {
+    settings({ CULVERT_CERT_SOURCE: 'kubernetes-csr' });
+    api.add(MAP, { metadata: { name: 'culvert-ca-rotation' } });
+    assert.equal((await run('ca', 'rotate')).code, 0);
+    assert.ok(api.asked.some(({ method, path }) => method === 'PATCH' && path === MAP));
+  });
+
+  it('asks for nothing where cert-manager issues, and says what rotates there', async () => {
+    settings({
+      CULVERT_CERT_SOURCE: 'cert-manager',
+      CULVERT_CERT_ISSUER: 'ClusterIssuer/cluster-ca',
+      CULVERT_CERT_ISSUER_BUNDLE: 'Secret/cert-manager/cluster-ca/ca.crt',
+    });
+    const { code, err } = await run('ca', 'rotate');
+    assert.equal(code, 1);
+    assert.match(
+      err,
+      /cert-manager \(ClusterIssuer\/cluster-ca\), whose root is not culvert-ca's to replace/,
+    );
+    assert.match(
+      err,
+      /Give the issuer another CA.*Secret\/cert-manager\/cluster-ca\/ca\.crt.*culvert ca status/,
+    );
+    assert.deepEqual(
+      api.asked.filter(({ method }) => method !== 'GET'),
+      [],
+    );
   });
 });
 

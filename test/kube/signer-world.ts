@@ -15,6 +15,7 @@ import { until } from '../support/wait.ts';
 import { ControlPlane } from './kit/control-plane.ts';
 import { namespace, serviceAccount } from './kit/fakes.ts';
 import { at, list, render, text } from './manifests.ts';
+import { boundToken } from './tokens.ts';
 import type { Root } from './manifests.ts';
 
 export const OWN = 'culvert-system';
@@ -107,10 +108,7 @@ export class SignerWorld implements AsyncDisposable {
 
   /** A client with a token of an account, bound to a pod as the kubelet's are. */
   async client(inNamespace: string, account: string, pod?: string): Promise<KubeClient> {
-    const bound = pod === undefined ? {} : { boundObjectRef: { apiVersion: 'v1', kind: 'Pod', name: pod } };
-    const path = `/api/v1/namespaces/${inNamespace}/serviceaccounts/${account}/token`;
-    const body = { apiVersion: 'authentication.k8s.io/v1', kind: 'TokenRequest', spec: bound };
-    const token = text(await this.plane.api.must('POST', path, { body }), 'status', 'token');
+    const token = await boundToken(this.plane, account, pod, inNamespace);
     const file = this.plane.tokenKubeconfig(`token-${randomBytes(4).toString('hex')}`, token);
     const client = new KubeClient(openAccess(file, {}), { userAgent: 'test' });
     this.#clients.push(client);

@@ -6,7 +6,6 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import { rootHash } from '../../daemon/identity/bundle.ts';
 import { readPem } from '../../daemon/identity/chain.ts';
-import { makeCsr, makeKeyPair, toPem } from '../../daemon/identity/csr.ts';
 import { KubeClient } from '../../daemon/kube/client.ts';
 import { openAccess } from '../../daemon/kube/config.ts';
 import type { SpiffeId } from '../../daemon/mesh/ids.ts';
@@ -15,7 +14,7 @@ import { until } from '../support/wait.ts';
 import { SYSTEM } from './kit/mesh.ts';
 import type { ListedPod, MeshCluster } from './kit/mesh.ts';
 import { at, list, text } from './manifests.ts';
-import { REQUESTS } from './signer-world.ts';
+import { REQUESTS, signingRequest } from './token-request.ts';
 import { boundToken } from './tokens.ts';
 
 const LEASE = `/apis/coordination.k8s.io/v1/namespaces/${SYSTEM}/leases/culvert-ca`;
@@ -164,18 +163,7 @@ export class ClusterCa {
 /** Posts a request for `id` with a key of its own; gives its name. */
 export async function postRequest(client: KubeClient, id: SpiffeId): Promise<string> {
   const name = `survival-${randomBytes(6).toString('hex')}`;
-  const csr = toPem('CERTIFICATE REQUEST', makeCsr(id, await makeKeyPair()));
-  const body = {
-    apiVersion: 'certificates.k8s.io/v1',
-    kind: 'CertificateSigningRequest',
-    metadata: { name },
-    spec: {
-      request: Buffer.from(csr).toString('base64'),
-      signerName: 'culvert.dev/workload',
-      usages: ['digital signature', 'client auth', 'server auth'],
-      expirationSeconds: 3_600,
-    },
-  };
+  const body = await signingRequest(name, id);
   await client.request({ method: 'POST', path: REQUESTS, body });
   return name;
 }

@@ -3,11 +3,12 @@ import { randomBytes } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
 import { makeCsr, makeKeyPair, toPem } from '../../daemon/identity/csr.ts';
 import { parseSpiffeId } from '../../daemon/mesh/ids.ts';
+import type { SpiffeId } from '../../daemon/mesh/ids.ts';
 import { until } from '../support/wait.ts';
 import type { ControlPlane } from './kit/control-plane.ts';
 import { at, list, text } from './manifests.ts';
 
-const REQUESTS = '/apis/certificates.k8s.io/v1/certificatesigningrequests';
+export const REQUESTS = '/apis/certificates.k8s.io/v1/certificatesigningrequests';
 
 export interface Answer {
   readonly verdict: 'Issued' | 'Denied' | 'Failed';
@@ -23,13 +24,10 @@ export function tokenOf(pids: readonly number[]): string {
   return readFileSync(file, 'utf8');
 }
 
-/** Posts the request that a daemon would; resolves with the verdict. @throws Error when there is none in time. */
-export async function requestCertificate(plane: ControlPlane, token: string, id: string): Promise<Answer> {
-  const name = `thief-${randomBytes(6).toString('hex')}`;
-  const spiffeId = parseSpiffeId(id);
-  if (spiffeId === undefined) throw new Error(`no identity: ${id}`);
-  const request = toPem('CERTIFICATE REQUEST', makeCsr(spiffeId, await makeKeyPair()));
-  const object = {
+/** The request that a daemon posts for `id`, with a key of its own. */
+export async function signingRequest(name: string, id: SpiffeId): Promise<object> {
+  const request = toPem('CERTIFICATE REQUEST', makeCsr(id, await makeKeyPair()));
+  return {
     apiVersion: 'certificates.k8s.io/v1',
     kind: 'CertificateSigningRequest',
     metadata: { name },
@@ -40,6 +38,14 @@ export async function requestCertificate(plane: ControlPlane, token: string, id:
       expirationSeconds: 3_600,
     },
   };
+}
+
+/** Posts the request that a daemon would; resolves with the verdict. @throws Error when there is none in time. */
+export async function requestCertificate(plane: ControlPlane, token: string, id: string): Promise<Answer> {
+  const name = `thief-${randomBytes(6).toString('hex')}`;
+  const spiffeId = parseSpiffeId(id);
+  if (spiffeId === undefined) throw new Error(`no identity: ${id}`);
+  const object = await signingRequest(name, spiffeId);
   const kubeconfig = plane.tokenKubeconfig(name, token);
   await plane.kubectl(['--kubeconfig', kubeconfig, 'create', '-f', '-'], { input: JSON.stringify(object) });
   return until(

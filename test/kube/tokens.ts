@@ -5,12 +5,17 @@ import { text } from './manifests.ts';
 
 const OWN = 'culvert-system';
 
-/** A token of an account in our namespace, bound to a pod there as the kubelet's are. */
-export async function boundToken(plane: ControlPlane, account: string, podName?: string): Promise<string> {
+/** A token of an account, in our namespace unless said otherwise, bound to a pod there as the kubelet's are. */
+export async function boundToken(
+  plane: ControlPlane,
+  account: string,
+  podName?: string,
+  namespace = OWN,
+): Promise<string> {
   const spec =
     podName === undefined ? {} : { boundObjectRef: { apiVersion: 'v1', kind: 'Pod', name: podName } };
   const body = { apiVersion: 'authentication.k8s.io/v1', kind: 'TokenRequest', spec };
-  const path = `/api/v1/namespaces/${OWN}/serviceaccounts/${account}/token`;
+  const path = `/api/v1/namespaces/${namespace}/serviceaccounts/${account}/token`;
   return text(await plane.api.must('POST', path, { body }), 'status', 'token');
 }
 

@@ -1,7 +1,7 @@
 /** `culvert ca`: the cluster CA itself (`serve`), how far a rotation of its root is (`status`), and to begin one (`rotate`). */
 import type { Command } from 'commander';
 import { z } from 'zod';
-import { parseConfig } from '../../config.ts';
+import { envOf, parseConfig } from '../../config.ts';
 import type { KnobName } from '../../config.ts';
 import { MeshError } from '../../errors.ts';
 import { KubeError } from '../../kube/seams.ts';
@@ -26,6 +26,8 @@ const SERVE_KNOBS: readonly KnobName[] = [
 ];
 /** identity/signer/store.ts has the other end. */
 const ROTATION_MAP = 'culvert-ca-rotation';
+/** Settings of the daemons and of the CA (manifests/base/config.yaml). */
+const SETTINGS_MAP = 'culvert-config';
 
 type Flags = Omit<Reach, 'admin'> & { readonly json?: true };
 
@@ -48,7 +50,7 @@ export function addCa(program: Command, { io, finish }: Context): void {
     .description('have culvert-ca make a new root and walk to it, node by node, with no failed handshake')
     .addHelpText(
       'after',
-      "\nA CA that you supplied in Secret culvert-ca is rotated by putting another in its place.\nSee 'culvert ca status'.",
+      "\nA CA that you supplied in Secret culvert-ca is rotated by putting another in its place, and that of cert-manager's\nissuer by giving the issuer another.\nSee 'culvert ca status'.",
     )
     .action(async (flags: Flags) => finish(await rotate(io, flags)));
 }
@@ -118,6 +120,7 @@ function caLine({ root, notAfter }: z.infer<typeof issuer>): string {
 
 async function rotate(io: Io, flags: Flags): Promise<ExitCode> {
   const api = await mustReachCluster(io, flags);
+  await mustBeOurs(api, flags);
   const requested = new Date(io.now()).toISOString();
   const maps = `/api/v1/namespaces/${flags.systemNamespace}/configmaps`;
   const map = await readMap(api, flags);
@@ -135,8 +138,24 @@ async function rotate(io: Io, flags: Flags): Promise<ExitCode> {
   return 0;
 }
 
-async function readMap(api: KubeApi, flags: Flags): Promise<z.infer<typeof mapSchema> | undefined> {
-  const path = `/api/v1/namespaces/${flags.systemNamespace}/configmaps/${ROTATION_MAP}`;
+/** @throws MeshError when the root is not ours to replace, with whose it is and what does replace it. */
+async function mustBeOurs(api: KubeApi, flags: Flags): Promise<void> {
+  const { data } = (await readMap(api, flags, SETTINGS_MAP)) ?? {};
+  if (data?.[envOf('certSource')] !== 'cert-manager') return;
+  const issuer = data[envOf('certIssuer')] ?? 'its issuer';
+  const bundle = data[envOf('certIssuerBundle')] ?? "the issuer's Secret";
+  throw new MeshError(
+    'CA_FAILED',
+    `certificates come from cert-manager (${issuer}), whose root is not culvert-ca's to replace, so nothing was asked. Give the issuer another CA, where its roots are read from (${bundle}): culvert-ca sees it there, has every node trust both roots, lets certificates be renewed, and takes the old root out; 'culvert ca status' shows how far that is`,
+  );
+}
+
+async function readMap(
+  api: KubeApi,
+  flags: Flags,
+  name = ROTATION_MAP,
+): Promise<z.infer<typeof mapSchema> | undefined> {
+  const path = `/api/v1/namespaces/${flags.systemNamespace}/configmaps/${name}`;
   try {
     return mapSchema.parse(await api.request({ method: 'GET', path }));
   } catch (error) {
