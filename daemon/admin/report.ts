@@ -285,7 +285,7 @@ export class NodeReport {
     if (text === this.#lastProblems) return;
     this.#lastProblems = text;
     for (const problem of problems)
-      this.#options.log.warn(problem, 'an object of the cluster can not be used; the last good state stays');
+      this.#options.log.warn(problem, 'something in the objects of the cluster can not be used as it is');
   }
 
   /** What is wrong with a pod for some time, each once. */

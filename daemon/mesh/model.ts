@@ -158,7 +158,7 @@ export interface MeshSettings {
   readonly nodeName: string;
 }
 
-/** Something in the cluster's objects that could not be used; the last good state stays. */
+/** Something in the cluster's objects that could not be used as it is: the last good state stays, of a policy what closes. */
 export interface SourceProblem {
   /** File, or object `Kind ns/name`. */
   readonly where: string;

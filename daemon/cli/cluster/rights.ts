@@ -15,11 +15,14 @@ interface Right {
 }
 
 const SIGNER = 'culvert.dev/workload';
+const POLICY_GROUP = 'security.istio.io';
+const POLICIES = ['authorizationpolicies', 'peerauthentications'] as const;
 
 /** manifests/base/rbac says the same; a test holds both together. */
 const DAEMON: readonly Right[] = [
   ...['namespaces', 'nodes', 'pods', 'services'].map((resource) => ({ verb: 'watch', group: '', resource })),
   { verb: 'watch', group: 'discovery.k8s.io', resource: 'endpointslices' },
+  ...POLICIES.map((resource) => ({ verb: 'watch', group: POLICY_GROUP, resource })),
   { verb: 'patch', group: '', resource: 'pods', subresource: 'status' },
   { verb: 'create', group: 'certificates.k8s.io', resource: 'certificatesigningrequests' },
   { verb: 'create', group: 'events.k8s.io', resource: 'events' },
@@ -31,6 +34,7 @@ const CA: readonly Right[] = [
   { verb: 'sign', group: 'certificates.k8s.io', resource: 'signers', name: SIGNER },
   { verb: 'update', group: 'coordination.k8s.io', resource: 'leases', name: 'culvert-ca', own: true },
   { verb: 'get', group: '', resource: 'secrets', name: 'culvert-ca', own: true },
+  ...POLICIES.map((resource) => ({ verb: 'patch', group: POLICY_GROUP, resource, subresource: 'status' })),
 ];
 /** Whoever applies the base must be able to make these. */
 const PERSON: readonly Right[] = [
@@ -46,6 +50,8 @@ const FORBIDDEN: readonly Right[] = [
   { verb: 'approve', group: 'certificates.k8s.io', resource: 'signers', name: SIGNER },
   { verb: 'get', group: '', resource: 'secrets', name: 'culvert-ca', own: true },
   { verb: 'update', group: '', resource: 'pods' },
+  ...POLICIES.map((resource) => ({ verb: 'patch', group: POLICY_GROUP, resource })),
+  ...POLICIES.map((resource) => ({ verb: 'patch', group: POLICY_GROUP, resource, subresource: 'status' })),
 ];
 
 const reviewSchema = z.looseObject({ status: z.looseObject({ allowed: z.boolean() }) });
