@@ -6,9 +6,11 @@ import { bundleHash, rootHash, unionOf } from '../../daemon/identity/bundle.ts';
 import { verifyChain } from '../../daemon/identity/chain.ts';
 import { systemClock } from '../../daemon/identity/clock.ts';
 import { makeCsr, makeKeyPair, toPem } from '../../daemon/identity/csr.ts';
+import { Janitor } from '../../daemon/identity/signer/janitor.ts';
 import { CertManager } from '../../daemon/identity/sources/cert-manager.ts';
 import type { KubeClient } from '../../daemon/kube/client.ts';
 import type { SpiffeId } from '../../daemon/mesh/ids.ts';
+import { createLog } from '../../daemon/observe/log.ts';
 import { TRUST_DOMAIN, WEB, basicConstraints, dns, san } from '../identity/forge.ts';
 import { oddCsr } from '../identity/signer/requests.ts';
 import { makeCa } from '../support/pki.ts';
@@ -86,16 +88,16 @@ describe('cert-manager’s issuer', () => {
   }
 
   /** Makes a request as the administrator. @returns `namespace/certificaterequests/name`. */
-  async function post(name: string, pem: string, more: object = {}): Promise<string> {
-    await world.plane.api.must('POST', `${GROUP}/namespaces/production/certificaterequests`, {
+  async function post(name: string, pem: string, more: object = {}, inside = 'production'): Promise<string> {
+    await world.plane.api.must('POST', `${GROUP}/namespaces/${inside}/certificaterequests`, {
       body: {
         apiVersion: 'cert-manager.io/v1',
         kind: 'CertificateRequest',
-        metadata: { name },
+        metadata: { name, labels: { 'culvert.dev/node': 'node-a' } },
         spec: { issuerRef: ISSUER, request: Buffer.from(pem).toString('base64'), ...more },
       },
     });
-    return `production/certificaterequests/${name}`;
+    return `${inside}/certificaterequests/${name}`;
   }
 
   async function certificate(name: string, spec: object): Promise<void> {
@@ -187,6 +189,47 @@ describe('cert-manager’s issuer', () => {
     const pem = Buffer.from(text(secret, 'data', 'tls.crt'), 'base64');
     assert.match(new X509Certificate(pem).subjectAltName ?? '', /DNS:backend\.production\.svc/);
   });
+
+  it('has answered requests of daemons taken away, young ones and other people’s not', async () => {
+    await issued();
+    await using asked = source();
+    await assert.rejects(asked.issue(idOf('db'), 3_600_000, AbortSignal.timeout(60_000)), /Denied/);
+    const api = await world.client(OWN, 'culvert-ca');
+    const scope = { issuer: { kind: 'ClusterIssuer', name: 'cluster-ca' }, namespace: OWN } as const;
+    const daemon = `system:serviceaccount:${OWN}:culvert`;
+    const common = {
+      api,
+      clock: systemClock,
+      log: createLog({ level: 'error', thread: 'test' }),
+      scope,
+      daemon,
+    };
+    await using patient = new Janitor(common);
+    const before = await daemonRequests();
+    assert.ok(before.length >= 5, before.join());
+    assert.equal(await patient.sweep(), 0);
+    // Somebody else's, with our label.
+    const pem = toPem('CERTIFICATE REQUEST', oddCsr(await makeKeyPair(), [san(dns('other.example'))]));
+    const other = await post('others', pem, {}, OWN);
+    await condition(other, 'Ready');
+    await using hasty = new Janitor({ ...common, tuning: { answeredMs: 0, paceMs: 0 } });
+    assert.equal(await hasty.sweep(), before.length);
+    assert.deepEqual(await daemonRequests(), ['others']);
+    assert.equal(await hasty.sweep(), 0);
+    // Nor with its rights by hand.
+    const path = `${GROUP}/namespaces/${other}`;
+    await assert.rejects(
+      api.request({ method: 'DELETE', path }),
+      /deletes certificate requests of daemons only/,
+    );
+    await issued();
+  });
+
+  /** Names of the requests in our namespace that have our label. */
+  async function daemonRequests(): Promise<string[]> {
+    const path = `${GROUP}/namespaces/${OWN}/certificaterequests?labelSelector=culvert.dev/node`;
+    return list(await world.plane.api.must('GET', path), 'items').map((one) => text(one, 'metadata', 'name'));
+  }
 
   it('may be gone: the daemon says so, and what it asked is answered when the issuer is back', async () => {
     await world.plane.kubectl(['delete', 'clusterissuer', 'cluster-ca']);

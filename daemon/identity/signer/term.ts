@@ -11,6 +11,7 @@ import { Authority } from './authority.ts';
 import type { DenyReason } from './decide.ts';
 import { RefusalEvents } from './events.ts';
 import { IssuerRoots } from './issuer-roots.ts';
+import { Janitor } from './janitor.ts';
 import { Signer } from './signer.ts';
 import type { Outcome } from './signer.ts';
 
@@ -76,6 +77,7 @@ function signing(options: TermOptions): readonly Part[] {
 /** An issuer of cert-manager's. @throws MeshError CONFIG_INVALID */
 function approving(options: TermOptions): readonly Part[] {
   const { certIssuer, certIssuerBundle, certCaUsers: caUsers } = options.config;
+  const issuer = parseIssuer(certIssuer);
   const shared = sharedOf(options);
   const roots = new IssuerRoots({
     ...shared,
@@ -85,10 +87,13 @@ function approving(options: TermOptions): readonly Part[] {
   const approver: Approver = new Approver({
     ...shared,
     rules: { ...shared.rules, caUsers },
-    issuer: parseIssuer(certIssuer),
+    issuer,
     hold: () => roots.hold(),
   });
-  return [roots, approver];
+  const { api, clock, log, namespace } = shared;
+  const daemon = `system:serviceaccount:${namespace}:${options.account}`;
+  const janitor = new Janitor({ api, clock, log, scope: { issuer, namespace }, daemon });
+  return [roots, approver, janitor];
 }
 
 function tell({ metrics }: TermOptions, endsMs: number, waiting: number): void {

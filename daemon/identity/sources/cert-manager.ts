@@ -43,7 +43,7 @@ function bodyOf(
   return {
     apiVersion: `${GROUP}/v1`,
     kind: 'CertificateRequest',
-    // cert-manager cleans up after Certificates only, and a daemon may delete nothing.
+    // A daemon may delete nothing: culvert-ca takes answered ones away, and what is left goes with the pod.
     metadata: { name, labels, ownerReferences: podName === '' || podUid === '' ? [] : [owner] },
     spec: {
       issuerRef: { ...issuer, group: GROUP },
