@@ -399,7 +399,7 @@ export const KNOBS = {
     '',
     '',
     'node',
-    "remove: takes taint culvert.dev/not-ready off the daemon's own node once that is guarded (manifests/startup-taint)",
+    "With remove, taint culvert.dev/not-ready is taken off the daemon's own node once that is guarded (manifests/startup-taint)",
   ),
   certSource: knob(
     oneOf('', 'local', 'kubernetes-csr', 'cert-manager'),
