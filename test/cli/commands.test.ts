@@ -19,7 +19,7 @@ describe('culvert', () => {
     const { code, out } = await culvert(['--help']);
     assert.equal(code, 0);
     assertGolden('help', out);
-    for (const command of 'daemon check status connections certs config uninstall cleanup limits'.split(
+    for (const command of 'daemon check status connections certs lint why svid config uninstall cleanup limits'.split(
       ' ',
     )) {
       const help = await culvert([command, '--help']);
