@@ -46,9 +46,10 @@ export interface CompiledRule {
   readonly hasSni: boolean;
   /** Ports outside of which it can't match; undefined: any. */
   readonly ports: ReadonlySet<number> | undefined;
-  /** Principals, or namespaces, outside of which it can't match; undefined: any. For the index. */
+  /** Principals, namespaces, or service accounts, outside of which it can't match; undefined: any. For the index. */
   readonly principals: ReadonlySet<string> | undefined;
   readonly namespaces: ReadonlySet<string> | undefined;
+  readonly accounts: ReadonlySet<string> | undefined;
 }
 
 export interface CompiledPolicy {
@@ -93,6 +94,7 @@ function compileRule(policy: AuthorizationPolicy, rule: PolicyRule, settings: Po
     ports: numbersOf(literals(rule.to, rule.when, 'ports')),
     principals: literals(rule.from, rule.when, 'principals', (values) => expandPrincipals(values, settings)),
     namespaces: literals(rule.from, rule.when, 'namespaces'),
+    accounts: literals(rule.from, rule.when, 'serviceAccounts'),
   };
 }
 

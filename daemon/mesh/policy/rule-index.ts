@@ -13,6 +13,7 @@ export class RuleIndex {
   readonly rules: readonly CompiledRule[];
   /** By the narrowest thing that a rule names literally; each rule stands in one of these only. */
   readonly #byPrincipal = new Map<string, Placed[]>();
+  readonly #byAccount = new Map<string, Placed[]>();
   readonly #byNamespace = new Map<string, Placed[]>();
   readonly #byPort = new Map<number, Placed[]>();
   readonly #others: Placed[] = [];
@@ -29,12 +30,14 @@ export class RuleIndex {
     best = firstOf(this.#byPort.get(request.destinationPort) ?? NONE, test, best);
     if (peer === undefined) return best?.rule;
     best = firstOf(this.#byNamespace.get(peer.namespace) ?? NONE, test, best);
+    best = firstOf(this.#byAccount.get(peer.account) ?? NONE, test, best);
     return firstOf(this.#byPrincipal.get(peer.principal) ?? NONE, test, best)?.rule;
   }
 
   #place(placed: Placed): void {
-    const { principals, namespaces, ports } = placed.rule;
+    const { principals, accounts, namespaces, ports } = placed.rule;
     if (principals !== undefined) file(this.#byPrincipal, principals, placed);
+    else if (accounts !== undefined) file(this.#byAccount, accounts, placed);
     else if (namespaces !== undefined) file(this.#byNamespace, namespaces, placed);
     else if (ports !== undefined) file(this.#byPort, ports, placed);
     else this.#others.push(placed);

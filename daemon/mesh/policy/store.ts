@@ -8,20 +8,34 @@ import type { PeerLevels } from './peer.ts';
 import type { AuthorizationPolicy, PeerAuthentication, PolicySettings, PolicyTarget } from './model.ts';
 
 interface Answers {
-  readonly version: string;
+  readonly scope: Scope;
   readonly policies: WorkloadPolicies;
   readonly levels: PeerLevels;
 }
+
+/** What a namespace's workloads choose from, until an object of it or of the root namespace changes. */
+interface Scope {
+  readonly policies: readonly CompiledPolicy[];
+  /** Those of them that select labels. */
+  readonly selecting: readonly CompiledPolicy[];
+  readonly peers: readonly PeerAuthentication[];
+  /** By which of `selecting` select them: many workloads have the same answer. */
+  readonly combined: Map<string, WorkloadPolicies>;
+}
+
+/** Namespaces and sets of labels come and go without a policy's change: what was put together for them is let go. */
+const MAX_SCOPES = 10_000;
+const MAX_COMBINED = 1_000;
 
 export class PolicyStore {
   readonly #settings: PolicySettings;
   /** Namespace → key → object. */
   readonly #policies = new Map<string, Map<string, CompiledPolicy>>();
   readonly #peers = new Map<string, Map<string, PeerAuthentication>>();
-  /** Goes up with each change of a namespace's objects: what was put together before is old. */
-  readonly #versions = new Map<string, number>();
+  /** By namespace of the workloads; taken out when it is old. */
+  readonly #scopes = new Map<string, Scope>();
   /** By the workload's labels, as an object: a changed workload has other ones. */
-  #answers = new WeakMap<Readonly<Record<string, string>>, Answers>();
+  readonly #answers = new WeakMap<Readonly<Record<string, string>>, Answers>();
 
   constructor(settings: PolicySettings) {
     this.#settings = settings;
@@ -50,31 +64,51 @@ export class PolicyStore {
   }
 
   #changed(namespace: string): void {
-    this.#versions.set(namespace, (this.#versions.get(namespace) ?? 0) + 1);
+    if (namespace === this.#settings.rootNamespace) this.#scopes.clear();
+    else this.#scopes.delete(namespace);
   }
 
   #answer(target: PolicyTarget): Answers {
-    const { rootNamespace } = this.#settings;
-    const version = `${target.namespace} ${this.#versions.get(target.namespace) ?? 0} ${this.#versions.get(rootNamespace) ?? 0}`;
+    const scope = this.#scopes.get(target.namespace) ?? this.#newScope(target.namespace);
     const known = this.#answers.get(target.labels);
-    if (known?.version === version) return known;
-    const namespaces = new Set([rootNamespace, target.namespace]);
-    const applying = [...namespaces].flatMap((name) =>
-      inOrder(this.#policies.get(name)).filter(({ policy }) => applies(policy, target)),
-    );
-    const peers = [...namespaces].flatMap((name) => [...(this.#peers.get(name)?.values() ?? [])]);
-    const answers: Answers = {
-      version,
-      policies: combine(applying),
-      levels: peerLevels(peers, target, this.#settings),
-    };
+    if (known?.scope === scope) return known;
+    const levels = peerLevels(scope.peers, target, this.#settings);
+    const answers: Answers = { scope, policies: policiesFor(scope, target), levels };
     this.#answers.set(target.labels, answers);
     return answers;
   }
+
+  #newScope(namespace: string): Scope {
+    const namespaces = [...new Set([this.#settings.rootNamespace, namespace])];
+    const policies = namespaces
+      .flatMap((name) => inOrder(this.#policies.get(name)))
+      .filter(({ policy }) => !policy.isForWaypoint);
+    const scope: Scope = {
+      policies,
+      selecting: policies.filter(({ policy }) => policy.selector !== undefined),
+      peers: namespaces.flatMap((name) => [...(this.#peers.get(name)?.values() ?? [])]),
+      combined: new Map(),
+    };
+    if (this.#scopes.size >= MAX_SCOPES) this.#scopes.clear();
+    this.#scopes.set(namespace, scope);
+    return scope;
+  }
 }
 
-function applies({ selector, isForWaypoint }: AuthorizationPolicy, target: PolicyTarget): boolean {
-  return !isForWaypoint && (selector === undefined || isSelected(selector, target));
+function policiesFor({ policies, selecting, combined }: Scope, target: PolicyTarget): WorkloadPolicies {
+  const chosen = new Set<CompiledPolicy>();
+  let key = '';
+  for (const [i, one] of selecting.entries()) {
+    if (!isSelected(one.policy.selector ?? {}, target)) continue;
+    chosen.add(one);
+    key += `${i} `;
+  }
+  const known = combined.get(key);
+  if (known !== undefined) return known;
+  const made = combine(policies.filter((one) => one.policy.selector === undefined || chosen.has(one)));
+  if (combined.size >= MAX_COMBINED) combined.clear();
+  combined.set(key, made);
+  return made;
 }
 
 /** By name: the same objects give the same answers, in whatever order they came. */

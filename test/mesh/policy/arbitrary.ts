@@ -7,7 +7,7 @@ const pick = <T>(...values: readonly T[]): fc.Arbitrary<T> => fc.constantFrom(..
 const NAMESPACES = ['a', 'a', 'a', 'a', 'ab', 'b'] as const;
 export const ROOT = 'root';
 const ACCOUNTS = ['x', 'x', 'xy'] as const;
-const DOMAINS = ['t', 't', 't', 'u', 'a-t', 'cluster.local'] as const;
+const DOMAINS = ['t', 't', 't', 't', 'u', 'a-t', 'b-t', 'cluster.local'] as const;
 
 /** Mostly what some request has; now and then with a star, or wrong. */
 const text = (...words: readonly string[]): fc.Arbitrary<string> =>
@@ -299,7 +299,14 @@ const http: fc.Arbitrary<NaiveHttp | undefined> = fc.option(
       '/a/b/',
     ),
     host: pick('h', 'H', 'h.K', 'h:80', undefined),
-    headers: pick<Readonly<Record<string, string>>>({}, { k: 'v' }, { k: 'v,w' }, { k: 'w' }, { l: 'v' }),
+    headers: pick<Readonly<Record<string, string>>>(
+      {},
+      { k: 'v' },
+      { k: 'v,w' },
+      { k: 'w' },
+      { k: '' },
+      { l: 'v' },
+    ),
   }),
   { nil: undefined, freq: 5 },
 );
