@@ -90,19 +90,39 @@ async function startOne(point: CapturePoint, file: string, cgroup: string, filte
   return { point, file, process };
 }
 
-/** SIGUSR1 makes tcpdump print its counts: `5 packets captured, 5 packets received by filter, 0 packets dropped`. */
+/** Only ever reached by a failing test; a machine with too much to do has let tcpdump wait for 10 s. */
+const CATCH_UP_MS = 60_000;
+
+/** Waits until as many packets are written as the kernel had given when it was first asked: on a busy wire more follow. */
 async function drain(process: LabProcess, point: CapturePoint): Promise<void> {
-  await until(`tcpdump on ${point.name} to catch up`, async () => {
-    const from = process.lines.length;
-    process.signal('SIGUSR1');
-    const [captured, received, dropped] = await process.waitForLine(
-      'the counts',
-      (line) => /(\d+) packets? captured, (\d+) .*filter, (\d+) /.exec(line)?.slice(1).map(Number),
-      { from },
-    );
-    if (dropped !== 0) throw new Error(`tcpdump on ${point.name} lost ${dropped ?? '?'} packets`);
-    return captured === received;
-  });
+  let wanted: number | undefined;
+  let written = 0;
+  await until(
+    `tcpdump on ${point.name} to catch up`,
+    async () => {
+      const { captured, received } = await counts(process, point);
+      wanted ??= received;
+      written = captured;
+      return captured >= wanted;
+    },
+    { timeoutMs: CATCH_UP_MS, detail: () => `${written} of ${wanted ?? '?'} packets are written` },
+  );
+}
+
+/** SIGUSR1 makes tcpdump print its counts: `5 packets captured, 5 packets received by filter, 0 packets dropped`. */
+async function counts(
+  process: LabProcess,
+  point: CapturePoint,
+): Promise<{ captured: number; received: number }> {
+  const from = process.lines.length;
+  process.signal('SIGUSR1');
+  const [captured = 0, received = 0, dropped] = await process.waitForLine(
+    'the counts',
+    (line) => /(\d+) packets? captured, (\d+) .*filter, (\d+) /.exec(line)?.slice(1).map(Number),
+    { from },
+  );
+  if (dropped !== 0) throw new Error(`tcpdump on ${point.name} lost ${dropped ?? '?'} packets`);
+  return { captured, received };
 }
 
 function tlsSeen(file: Buffer, port: number): TlsSeen {
