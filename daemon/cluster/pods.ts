@@ -6,6 +6,7 @@ import type { Workload } from '../mesh/model.ts';
 import { cidrAt, ipAt, meshLabel } from './fields.ts';
 import type { Note } from './fields.ts';
 import type { podSchema } from './schemas.ts';
+import { Shared } from './shared.ts';
 
 type Pod = z.infer<typeof podSchema>;
 type Table = Readonly<Record<string, string>>;
@@ -16,6 +17,11 @@ const MESH_CONTAINERS: ReadonlySet<string> = new Set(['istio-proxy', 'linkerd-pr
 const EXCLUDE = 'culvert.dev/exclude-outbound-cidrs';
 /** Ranges taken from one annotation. */
 const MAX_EXCLUDED = 256;
+
+const texts = new Shared((text: string) => text);
+const tables = new Shared((table: Table) => JSON.stringify(table));
+const portLists = new Shared((ports: readonly Port[]) => ports.join());
+const rangeLists = new Shared((ranges: readonly string[]) => ranges.join());
 
 /** The workload that `pod` is; undefined when its UID is none (the schema has said so). */
 export function podToWorkload(pod: Pod, note: Note): Workload | undefined {
@@ -28,11 +34,11 @@ export function podToWorkload(pod: Pod, note: Note): Workload | undefined {
   return {
     uid,
     name: metadata.name,
-    namespace: metadata.namespace ?? 'default',
-    serviceAccount: spec.serviceAccountName || 'default',
-    node: spec.nodeName ?? '',
+    namespace: texts.of(metadata.namespace ?? 'default'),
+    serviceAccount: texts.of(spec.serviceAccountName || 'default'),
+    node: texts.of(spec.nodeName ?? ''),
     ips: addresses(pod, note),
-    labels,
+    labels: tables.of(labels),
     hostNetwork: spec.hostNetwork ?? false,
     phase: status?.phase ?? 'Pending',
     meshLabel: meshLabel(labels, note),
@@ -40,15 +46,19 @@ export function podToWorkload(pod: Pod, note: Note): Workload | undefined {
     foreignRuntime: FOREIGN_RUNTIME.test(runtime) ? runtime : undefined,
     secondaryNetworks: annotations['k8s.v1.cni.cncf.io/networks']?.trim().slice(0, 253) || undefined,
     os: spec.os?.name ?? (spec.nodeSelector?.['kubernetes.io/os'] === 'windows' ? 'windows' : 'linux'),
-    containerPorts: containerPorts(pod),
-    excludeOutboundCidrs: excluded(annotations, note),
+    containerPorts: portLists.of(containerPorts(pod)),
+    excludeOutboundCidrs: rangeLists.of(excluded(annotations, note)),
     cutExisting: flag(annotations, labels, 'culvert.dev/cut-existing', 'true', note),
     allowNestedNetns: flag(annotations, labels, 'culvert.dev/nested-netns', 'allow', note),
     terminating: typeof metadata.deletionTimestamp === 'string',
     ready: (status?.conditions ?? []).some(({ type, status: is }) => type === 'Ready' && is === 'True'),
     createdMs: createdMs(metadata.creationTimestamp ?? '', note),
-    owner: ownerOf(pod, labels),
+    owner: shared(ownerOf(pod, labels)),
   };
+}
+
+function shared(text: string | undefined): string | undefined {
+  return text === undefined ? undefined : texts.of(text);
 }
 
 function addresses({ status }: Pod, note: Note): readonly Ip[] {
