@@ -98,6 +98,9 @@ describe('the status of policies', { timeout: 60_000 }, () => {
         },
       ],
     });
+    here.api.put('p', GOOD, meta(4), ObjectSchema.parse(here.api.get('p')).status);
+    await until('the next generation', () => here.api.patches.length === 3);
+    assert.equal(here.api.patches[2]?.conditions[0]?.['observedGeneration'], 4);
     assert.deepEqual([here.api.events, here.problems], [[], []]);
   });
 
