@@ -2,11 +2,12 @@
  * A worker's identities: certificates from the main thread made into TLS contexts, one per identity and generation
  * (one per connection costs a quarter to a half of the handshake rate). Shapes are those of proxy/seams.ts.
  */
-import { constants } from 'node:crypto';
+import { constants, X509Certificate } from 'node:crypto';
 import { createSecureContext } from 'node:tls';
 import type { SecureContext } from 'node:tls';
 import type { SpiffeId, TrustDomain } from '../mesh/ids.ts';
 import type { CertificateMessage } from '../mesh/wiring.ts';
+import { verifyChain } from './chain.ts';
 import { systemClock } from './clock.ts';
 import type { Clock } from './clock.ts';
 import { SvidVerifier } from './svid.ts';
@@ -39,6 +40,7 @@ export interface IdentityStoreOptions {
 interface Entry {
   readonly chainPem: string;
   readonly rootsPem: string;
+  readonly trust: RootTrust;
   readonly found: { readonly ok: true; readonly identity: StoredIdentity };
 }
 
@@ -51,6 +53,7 @@ const DEFAULT_MAX_IDENTITIES = 10_000;
 export class IdentityStore {
   readonly #clock: Pick<Clock, 'nowMs'>;
   readonly #maxIdentities: number;
+  readonly #trustDomain: TrustDomain;
   readonly #verifier: SvidVerifier;
   readonly #entries = new Map<SpiffeId, Entry>();
   /** Why an identity is not there, for those that main has tried. */
@@ -61,6 +64,7 @@ export class IdentityStore {
   constructor(options: IdentityStoreOptions) {
     this.#clock = options.clock ?? systemClock;
     this.#maxIdentities = options.maxIdentities ?? DEFAULT_MAX_IDENTITIES;
+    this.#trustDomain = options.trustDomain;
     this.#verifier = new SvidVerifier(options.trustDomain);
   }
 
@@ -87,7 +91,8 @@ export class IdentityStore {
       return;
     }
     const identity = { id, context, notAfterMs, generation: ++this.#generation };
-    this.#entries.set(id, { chainPem, rootsPem, found: { ok: true, identity } });
+    const trust = known?.rootsPem === rootsPem ? known.trust : new RootTrust(rootsPem, this.#trustDomain);
+    this.#entries.set(id, { chainPem, rootsPem, trust, found: { ok: true, identity } });
     this.#failures.delete(id);
     this.#announce(id);
   }
@@ -123,6 +128,11 @@ export class IdentityStore {
     return this.#verifier.verify(leafDer, this.#clock.nowMs());
   }
 
+  /** proxy/seams.ts Trust: another object when the identity's roots have changed. */
+  trust(id: SpiffeId): RootTrust | undefined {
+    return this.#entries.get(id)?.trust;
+  }
+
   /** Calls back when a certificate arrives, rotates, fails or is removed. Returns the unsubscribe. */
   onChange(listener: (id: SpiffeId) => void): () => void {
     this.#listeners.add(listener);
@@ -131,6 +141,25 @@ export class IdentityStore {
 
   #announce(id: SpiffeId): void {
     for (const listener of this.#listeners) listener(id);
+  }
+}
+
+/** The roots of one identity, asked about chains that TLS has verified before. */
+class RootTrust {
+  readonly #rootsPem: string;
+  readonly #trustDomain: TrustDomain;
+
+  constructor(rootsPem: string, trustDomain: TrustDomain) {
+    this.#rootsPem = rootsPem;
+    this.#trustDomain = trustDomain;
+  }
+
+  /** By the roots alone: a certificate that has ended since does not end what was opened with it. */
+  holds(chain: readonly Uint8Array[]): boolean {
+    const [leaf] = chain;
+    if (leaf === undefined) return false;
+    const nowMs = new X509Certificate(leaf).validToDate.getTime();
+    return verifyChain(chain, this.#rootsPem, { trustDomain: this.#trustDomain, nowMs }).ok;
   }
 }
 

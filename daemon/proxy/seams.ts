@@ -24,6 +24,12 @@ export interface LocalIdentity {
   readonly generation: number;
 }
 
+/** Whom one identity's peers must chain to; the same object until its roots change. */
+export interface Trust {
+  /** Whether a peer's chain (DER, leaf first), verified when its tunnel was made, still leads to one of the roots. */
+  holds(chain: readonly Uint8Array[]): boolean;
+}
+
 export type PeerVerdict = { readonly ok: true; readonly id: SpiffeId } | Refusal;
 
 /** identity/, as the proxy sees it. */
@@ -35,6 +41,8 @@ export interface Identities {
    * verified by TLS against the context's roots.
    */
   verifyPeer(leafDer: Uint8Array): PeerVerdict;
+  /** undefined: there is no such identity any more. */
+  trust(id: SpiffeId): Trust | undefined;
   /** Calls back when a certificate arrives, rotates or fails. Returns the unsubscribe. */
   onChange(listener: (id: SpiffeId) => void): () => void;
 }
@@ -118,6 +126,8 @@ export interface TunnelServer {
   closePod(uid: PodUid, cut: boolean): void;
   /** As `Tunnels.closeIdle`. */
   closeIdle(uid: PodUid | undefined): boolean;
+  /** The roots of this identity may have changed: tunnels whose peer they do not prove any more are cut. */
+  judgeAgain(id: SpiffeId): void;
   readonly size: number;
   /** TLS handshakes in flight. */
   readonly handshakes: number;

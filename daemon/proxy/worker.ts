@@ -76,7 +76,10 @@ class Worker {
     this.#plane = this.#makePlane(config);
     this.#rejudging = new Rejudging(this.#plane);
     this.#drain = new Drain(this.#plane);
-    this.#identities.onChange(() => this.#plane.holding.wake());
+    this.#identities.onChange((id) => {
+      this.#plane.tunnelServer.judgeAgain(id);
+      this.#plane.holding.wake();
+    });
     this.#listeners = new Listeners(
       (uid, role, socket) => HANDLERS[role](this.#plane, uid, socket),
       (uid, role, error) => this.#log.error({ pod: uid, role, err: error }, 'a listener failed'),

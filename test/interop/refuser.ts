@@ -38,7 +38,10 @@ async function serve(folder: string, idText: string): Promise<void> {
   const identity = { id, context, notAfterMs: Date.now() + lifetimeMs, generation: 1 };
   const verifier = new SvidVerifier(trustDomain);
   const config = parseConfig({ nodeName: 'refuser' }, {});
-  const tunnels = createTunnelServer(config, { verifyPeer: (leaf) => verifier.verify(leaf, Date.now()) });
+  const tunnels = createTunnelServer(config, {
+    verifyPeer: (leaf) => verifier.verify(leaf, Date.now()),
+    trust: () => undefined,
+  });
   const server = createServer((socket) => {
     tunnels.serve(socket, {
       podUid,

@@ -35,7 +35,8 @@ export const CLIENT_POD: PodUid = must(parsePodUid('11111111-1111-1111-1111-1111
 export const SERVER_POD: PodUid = must(parsePodUid('22222222-2222-2222-2222-222222222222'));
 export const LOOPBACK: Ip = must(parseIp('127.0.0.1'));
 /** Never a certificate, only a shape: the checks of identity/svid.ts have their own tests. */
-export const judge: Pick<Identities, 'verifyPeer'> = {
+export const judge: Pick<Identities, 'verifyPeer' | 'trust'> = {
+  trust: () => undefined,
   verifyPeer(leafDer): PeerVerdict {
     const names = new X509Certificate(leafDer).subjectAltName ?? '';
     const id = parseSpiffeId(names.replace(/^URI:/, ''));

@@ -55,11 +55,60 @@ describe('plaintext to a pod whose mode is not known yet in this worker', () => 
     );
   });
 
+  it('is held until the first complete state has come, however much of it is there, then refused', async () => {
+    const config = { defaultMode: 'permissive', holdTimeout: 200 } as const;
+    const deltas = [told.pod(server), told.namespace('shop', 'enabled')];
+    const test = makePlane({ pod: localPod(server), deltas, config });
+    test.plane.synced = false;
+    const { ours } = await test.connect();
+    handlePlaintext(test.plane, server.uid, ours);
+    await isHeld(test);
+    test.tell(told.policy('shop', 'one', { rules: [{}] }));
+    assert.deepEqual([(await test.record()).reason, test.plane.holding.size], ['POD_NOT_READY', 0]);
+  });
+
   it('is held while the pod opens', async () => {
     const test = await arrive({ mode: 'strict', state: 'opening' });
     test.tell(told.pod(server), told.namespace('shop', 'enabled'));
     await isHeld(test);
     test.setPod(localPod(server, { ips: [ip('127.0.0.1')] }));
     assert.equal((await test.record()).reason, 'PLAINTEXT_DENIED');
+  });
+});
+
+describe('plaintext that waits', () => {
+  it('is a connection of the pod from its first moment: it is cut when the pod goes', async () => {
+    const test = await arrive({ mode: 'permissive' });
+    await isHeld(test);
+    assert.equal(test.plane.connections.size, 1);
+    assert.equal(
+      test.plane.connections.cut(({ podUid }) => podUid === server.uid, 'POD_GONE'),
+      1,
+    );
+    assert.equal((await test.record()).reason, 'POD_GONE');
+    await until('nobody to wait', () => test.plane.holding.size === 0);
+  });
+});
+
+describe('plaintext that policies are asked about', () => {
+  const deny = told.policy('shop', 'no', {
+    action: 'DENY',
+    rules: [{ from: [{ source: { ipBlocks: ['127.0.0.0/8'] } }] }],
+  });
+
+  it('is refused with the object in its record and in the counts', async () => {
+    const test = makePlane({
+      pod: localPod(server),
+      deltas: [told.pod(server), told.namespace('shop', 'enabled'), deny],
+    });
+    const { ours } = await test.connect();
+    handlePlaintext(test.plane, server.uid, ours);
+    const record = await test.record();
+    assert.deepEqual(
+      [record.reason, record.policy, record.detail],
+      ['POLICY_DENIED', 'AuthorizationPolicy shop/no rule 0', 'AuthorizationPolicy shop/no rule 0'],
+    );
+    assert.deepEqual(test.plane.decisions.take(), [{ policy: 'shop/no', verdict: 'deny', count: 1 }]);
+    assert.deepEqual(test.plane.decisions.take(), []);
   });
 });

@@ -67,6 +67,7 @@ export function makePlane(options: {
     identities: {
       get: () => ({ ok: true, identity }),
       verifyPeer: () => assert.fail('no peer here'),
+      trust: () => undefined,
       onChange: () => () => undefined,
     },
     // Any errno: these tests look at what is decided, not at what is dialled.
@@ -82,6 +83,7 @@ export function makePlane(options: {
       serve: () => assert.fail('no tunnel was expected'),
       closePod: () => undefined,
       closeIdle: () => false,
+      judgeAgain: () => undefined,
       size: 0,
       handshakes: 0,
       drain: () => undefined,

@@ -13,7 +13,7 @@ import { TlsFronts } from './fronts.ts';
 import { guard, sessionOptions, settingsOf, superviseSession, TunnelLostError } from './session.ts';
 import type { HboneConfig } from './session.ts';
 import { TunnelTable } from './table.ts';
-import type { Identities, Refusal, TunnelAccept, TunnelServer } from '../seams.ts';
+import type { Identities, Refusal, Trust, TunnelAccept, TunnelServer } from '../seams.ts';
 
 /**
  * Streams that one tunnel's client may reset before the tunnel is cut (HBONE.md, trap 2: node's own 1,000 and 33 a
@@ -21,11 +21,18 @@ import type { Identities, Refusal, TunnelAccept, TunnelServer } from '../seams.t
  */
 const RESET_BURST = 10_000;
 const RESETS_PER_SECOND = 1_000;
+/** As identity/chain.ts reads them. */
+const MAX_CHAIN = 8;
+const UNTRUSTED = "the root of the peer's certificate is trusted no longer";
 
 /** A tunnel that somebody opened to one of our pods. */
 interface ServedTunnel {
   readonly podUid: PodUid;
   readonly session: ServerHttp2Session;
+  readonly socket: TLSSocket;
+  /** Ours, and the roots that the peer was last proven by. */
+  readonly id: SpiffeId;
+  trust: Trust | undefined;
   streams: number;
   lastUsed: number;
 }
@@ -36,19 +43,21 @@ interface ServedTunnel {
  */
 export function createTunnelServer(
   config: HboneConfig,
-  identities: Pick<Identities, 'verifyPeer'>,
+  identities: Pick<Identities, 'verifyPeer' | 'trust'>,
 ): TunnelServer {
   return new Server(config, identities);
 }
 
 class Server implements TunnelServer {
   readonly #config: HboneConfig;
+  readonly #identities: Pick<Identities, 'trust'>;
   readonly #fronts: TlsFronts;
   readonly #tunnels: TunnelTable<ServedTunnel>;
   #draining = false;
 
-  constructor(config: HboneConfig, identities: Pick<Identities, 'verifyPeer'>) {
+  constructor(config: HboneConfig, identities: Pick<Identities, 'verifyPeer' | 'trust'>) {
     this.#config = config;
+    this.#identities = identities;
     this.#fronts = new TlsFronts(config, identities);
     this.#tunnels = new TunnelTable(config);
   }
@@ -83,6 +92,15 @@ class Server implements TunnelServer {
     }
   }
 
+  judgeAgain(id: SpiffeId): void {
+    const trust = this.#identities.trust(id);
+    for (const tunnel of [...this.#tunnels]) {
+      if (trust === undefined || tunnel.id !== id || tunnel.trust === trust) continue;
+      tunnel.trust = trust;
+      if (!trust.holds(chainOf(tunnel.socket))) tunnel.session.destroy(new TunnelLostError(UNTRUSTED));
+    }
+  }
+
   closeIdle(uid: PodUid | undefined): boolean {
     return this.#tunnels.closeIdle(uid);
   }
@@ -100,7 +118,11 @@ class Server implements TunnelServer {
       streamResetBurst: RESET_BURST,
       streamResetRate: RESETS_PER_SECOND,
     });
-    const tunnel: ServedTunnel = { podUid: accept.podUid, session, streams: 0, lastUsed: performance.now() };
+    const { id } = accept.identity;
+    const tunnel: ServedTunnel = {
+      ...{ podUid: accept.podUid, session, socket, id, trust: this.#identities.trust(id) },
+      ...{ streams: 0, lastUsed: performance.now() },
+    };
     this.#tunnels.add(tunnel);
     let served = false;
     superviseSession(session, socket, config, () => {
@@ -134,6 +156,14 @@ class Server implements TunnelServer {
       from.accept.onRefused({ ok: false, reason: 'CONNECT_MALFORMED', detail: undefined });
     } else from.accept.onConnect(new IncomingStream(from.peer, stream, parsed));
   }
+}
+
+/** What the peer has sent, DER, leaf first. */
+function chainOf(socket: TLSSocket): Uint8Array[] {
+  const chain: Uint8Array[] = [];
+  let next = socket.getPeerX509Certificate();
+  for (; next !== undefined && chain.length < MAX_CHAIN; next = next.issuerCertificate) chain.push(next.raw);
+  return chain;
 }
 
 function refuse(raw: Socket, accept: TunnelAccept, refusal: Refusal): void {
