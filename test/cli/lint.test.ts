@@ -204,6 +204,32 @@ describe('culvert lint refuses', () => {
       policy({}, { annotations: { 'istio.io/dry-run': 'yes' } }),
       /no boolean/,
     ],
+    [
+      'CUSTOM about identities',
+      from({ principals: ['*'] }, { action: 'CUSTOM', provider: { name: 'x' } }),
+      /error spec.rules\[0\]: CUSTOM must not be about principals/,
+    ],
+    [
+      'a target of another kind',
+      policy({ targetRefs: [{ kind: 'Pod', name: 'x' }] }),
+      /kind "Pod" is none of Gate/,
+    ],
+    [
+      'one of another group',
+      policy({ targetRefs: [{ kind: 'Gateway', name: 'x' }] }),
+      /group "" is not "gateway/,
+    ],
+    ['one without name', policy({ targetRef: { kind: 'Service' } }), /error spec.targetRef: needs a name/],
+    [
+      'one of another namespace',
+      policy({ targetRef: { kind: 'Service', name: 'x', namespace: 'y' } }),
+      /must not have a namespace/,
+    ],
+    [
+      'a class from elsewhere',
+      policy({ targetRef: { group: 'gateway.networking.k8s.io', kind: 'GatewayClass', name: 'x' } }),
+      /only policies of the root namespace/,
+    ],
   ];
   for (const [name, text, expected] of refused)
     it(name, async () => {

@@ -6,6 +6,7 @@ import { parsePeerAuthentication } from '../../mesh/policy/peer.ts';
 import type { ParsedPeerAuthentication } from '../../mesh/policy/peer.ts';
 import type { PolicyProblem } from '../../mesh/policy/model.ts';
 import type { ManifestObject, Manifests } from '../io.ts';
+import { sayAdmission } from './admission.ts';
 import { sayOf } from './finding.ts';
 import type { Finding, Say } from './finding.ts';
 import { lintPeer } from './lint-peer.ts';
@@ -134,12 +135,13 @@ function sayTwice(read: readonly Read[]): void {
   }
 }
 
-function lintOne({ say, parsed }: Read, facts: LintFacts): void {
+function lintOne({ object, say, parsed }: Read, facts: LintFacts): void {
   for (const { severity, path, reason } of parsed.problems) say(severity, path, reason);
   const isBroken = parsed.problems.some(isAboutSpec);
   if ('peer' in parsed) {
     if (!isBroken) lintPeer(parsed.peer, facts, say);
   } else if (!isBroken) {
+    sayAdmission(object.value, parsed.policy, parsed.policy.namespace === facts.mesh.rootNamespace, say);
     const isWhole = parsed.problems.every(({ severity }) => severity !== 'error');
     lintPolicy(parsed.policy, isWhole, facts, say);
   }
