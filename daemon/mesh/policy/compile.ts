@@ -5,6 +5,7 @@ import {
   anyBlock,
   anyText,
   anyTextIgnoringCase,
+  isLiteral,
   isTemplate,
   portNumber,
   templateTest,
@@ -50,6 +51,10 @@ export interface CompiledRule {
   readonly principals: ReadonlySet<string> | undefined;
   readonly namespaces: ReadonlySet<string> | undefined;
   readonly accounts: ReadonlySet<string> | undefined;
+  /** Paths, exact or with a star at the end, outside of which no request matches; undefined: any. For the index. */
+  readonly paths: ReadonlySet<string> | undefined;
+  /** A header and its values outside of which no request matches. For the index. */
+  readonly header: { readonly name: string; readonly values: ReadonlySet<string> } | undefined;
 }
 
 export interface CompiledPolicy {
@@ -95,6 +100,8 @@ function compileRule(policy: AuthorizationPolicy, rule: PolicyRule, settings: Po
     principals: literals(rule.from, rule.when, 'principals', (values) => expandPrincipals(values, settings)),
     namespaces: literals(rule.from, rule.when, 'namespaces'),
     accounts: literals(rule.from, rule.when, 'serviceAccounts'),
+    paths: pathsOf(rule.to),
+    header: headerOf(rule.when),
   };
 }
 
@@ -120,6 +127,22 @@ function literals(
     }
   }
   return all;
+}
+
+function pathsOf(entries: readonly Match[]): ReadonlySet<string> | undefined {
+  const lists = entries.map((entry) => entry.find((one) => one.field === 'paths')?.values);
+  const all = lists.flatMap((list) => list ?? ['*']);
+  return lists.length === 0 || all.some((value) => value.startsWith('*') || isTemplate(value))
+    ? undefined
+    : new Set(all);
+}
+
+function headerOf(when: Match): CompiledRule['header'] {
+  for (const { field, header: name, values } of when) {
+    if (field !== 'header' || name === undefined || name === 'host' || name.startsWith(':')) continue;
+    if (values?.every(isLiteral) === true) return { name, values: new Set(values) };
+  }
+  return undefined;
 }
 
 function numbersOf(ports: ReadonlySet<string> | undefined): ReadonlySet<number> | undefined {

@@ -74,23 +74,23 @@ export function needsBytes(policies: WorkloadPolicies, port: number): boolean {
 /** The rule that denies whatever a connection will carry; undefined: it has to be looked into. */
 export function deniedUnread(policies: WorkloadPolicies, request: PolicyRequest): PolicyDecision | undefined {
   const test = (rule: CompiledRule): boolean => !rule.hasHttp && !rule.hasSni && matches(rule, request, true);
-  const rule = policies.custom.first(request, test) ?? policies.deny.first(request, test);
+  const rule = policies.custom.first(request, test, false) ?? policies.deny.first(request, test, false);
   return rule && { verdict: 'deny', by: rule.ref, why: `denied by ${at(rule)}` };
 }
 
 /** Whether the connection, or the request on it, is allowed. */
 export function evaluate(policies: WorkloadPolicies, request: PolicyRequest): PolicyDecision {
-  const custom = policies.custom.first(request, (rule) => matches(rule, request, true));
+  const custom = policies.custom.first(request, (rule) => matches(rule, request, true), true);
   if (custom !== undefined)
     return {
       verdict: 'deny',
       by: custom.ref,
       why: `a CUSTOM policy matches, which is not supported: ${at(custom)}`,
     };
-  const denied = policies.deny.first(request, (rule) => matches(rule, request, true));
+  const denied = policies.deny.first(request, (rule) => matches(rule, request, true), true);
   if (denied !== undefined) return { verdict: 'deny', by: denied.ref, why: `denied by ${at(denied)}` };
   if (!policies.hasAllow) return { verdict: 'allow', by: undefined, why: 'no ALLOW policy applies' };
-  const allowed = policies.allow.first(request, (rule) => matches(rule, request, false));
+  const allowed = policies.allow.first(request, (rule) => matches(rule, request, false), false);
   if (allowed !== undefined) return { verdict: 'allow', by: allowed.ref, why: `allowed by ${at(allowed)}` };
   return { verdict: 'deny', by: undefined, why: 'ALLOW policies apply, and no rule of them matches' };
 }

@@ -236,14 +236,22 @@ export const policies: fc.Arbitrary<readonly Raw[]> = fc
   );
 
 const mtls = fc.option(
-  pick('STRICT', 'PERMISSIVE', 'DISABLE', 'UNSET').map((mode) => ({ mode })),
+  pick('STRICT', 'STRICT', 'PERMISSIVE', 'DISABLE', 'UNSET').map((mode) => ({ mode })),
   { nil: null },
 );
+const labels = pick<unknown>(undefined, { matchLabels: {} }, { matchLabels: { app: 'p' } });
 
 export const peers: fc.Arbitrary<readonly Raw[]> = fc
   .array(
-    fc.record({ namespace, selector, mtls, port: pick('80', '81'), portMtls: mtls, second: pick(1, 2) }),
-    { maxLength: 2 },
+    fc.record({
+      namespace,
+      selector: labels,
+      mtls,
+      port: pick('80', '81'),
+      portMtls: mtls,
+      second: pick(1, 2),
+    }),
+    { maxLength: 3 },
   )
   .map((all) =>
     all.map(({ namespace: own, selector: selected, mtls: mode, port: at, portMtls, second }, i) => ({
