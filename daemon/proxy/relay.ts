@@ -214,8 +214,10 @@ function kindOf(end: Duplex): Kind {
  */
 export function reset(end: Duplex): void {
   if (end.destroyed) return;
-  if (end instanceof Socket) end.resetAndDestroy();
-  else end.destroy(new Error('the connection was reset'));
+  if (!(end instanceof Socket)) end.destroy(new Error('the connection was reset'));
+  // libuv does not reset a socket whose FIN is on its way, and node would never say that it has closed.
+  else if (end.writableEnded && !end.writableFinished) end.destroy();
+  else end.resetAndDestroy();
 }
 
 function isHttp2Stream(end: Duplex): end is Duplex & Http2Stream {

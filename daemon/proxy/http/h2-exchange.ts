@@ -10,7 +10,13 @@ import type {
 } from 'node:http2';
 import type { HttpRequest } from '../../mesh/policy/model.ts';
 
-const { NGHTTP2_FLAG_END_STREAM, NGHTTP2_INTERNAL_ERROR, NGHTTP2_NO_ERROR, NGHTTP2_CANCEL } = constants;
+const {
+  NGHTTP2_FLAG_END_STREAM,
+  NGHTTP2_INADEQUATE_SECURITY,
+  NGHTTP2_INTERNAL_ERROR,
+  NGHTTP2_NO_ERROR,
+  NGHTTP2_CANCEL,
+} = constants;
 
 type Answer = IncomingHttpHeaders & IncomingHttpStatusHeader;
 /** An option of node's that its types forget. */
@@ -35,10 +41,20 @@ export class H2Exchange {
     carryReset(far, near);
   }
 
-  /** Resets both streams. */
+  /**
+   * Resets both streams. To gRPC the code means PERMISSION_DENIED; CANCEL would be an end to some, as if what has come
+   * were whole.
+   */
   cut(): void {
-    this.#near.close(NGHTTP2_CANCEL);
-    this.#far.close(NGHTTP2_CANCEL);
+    this.#near.close(NGHTTP2_INADEQUATE_SECURITY);
+    this.#far.close(NGHTTP2_INADEQUATE_SECURITY);
+  }
+
+  /** The whole answer has come, though perhaps not gone on yet. */
+  get isAnswered(): boolean {
+    const far = this.#far;
+    if (far.readableEnded || far.closed) return far.rstCode === NGHTTP2_NO_ERROR;
+    return far.state.remoteClose === 1;
   }
 
   #interim(headers: Answer): void {
@@ -78,7 +94,7 @@ function carryTrailers(from: Http2Stream, to: Http2Stream): void {
     trailers = received;
   });
   from.on('end', () => {
-    isWhole = true;
+    isWhole = from.rstCode === NGHTTP2_NO_ERROR;
   });
   to.on('wantTrailers', () => {
     if (isWhole && !to.destroyed) to.sendTrailers(trailers);

@@ -30,6 +30,11 @@ export class Http2 implements Conversation {
   readonly #far: ClientHttp2Session;
   readonly #exchanges = new Set<H2Exchange>();
   #isOver = false;
+  /** The app takes no more streams. */
+  #isLeaving = false;
+  #linger: NodeJS.Timeout | undefined;
+  /** How the client broke the protocol, or its bounds. */
+  #violation: string | undefined;
 
   /** Takes both ends over, with what has been read of them. */
   constructor(ends: Ends, client: Duplex, upstream: Socket) {
@@ -42,13 +47,17 @@ export class Http2 implements Conversation {
       streamResetBurst: ends.limits.resetBurst,
       streamResetRate: ends.limits.resetsPerSecond,
     });
-    this.#near.on('error', ignore);
+    this.#near.on('error', (error) => {
+      if ('code' in error && String(error.code).startsWith('ERR_HTTP2')) this.#violation = error.message;
+    });
     this.#far = connect('http://app', {
       ...sessionOptions(ends.limits),
       settings: { ...settings(ends.limits), enablePush: false },
       createConnection: () => upstream,
     });
     this.#far.on('error', ignore);
+    whenGone(client, () => this.#clientGone());
+    whenGone(upstream, () => this.#appGone());
     this.#watch();
   }
 
@@ -63,6 +72,7 @@ export class Http2 implements Conversation {
 
   abandon(): void {
     this.#isOver = true;
+    clearTimeout(this.#linger);
     this.#near.destroy();
     this.#far.destroy();
   }
@@ -80,7 +90,7 @@ export class Http2 implements Conversation {
     this.#far.on('goaway', (code: number) => {
       if (this.#near.destroyed) return;
       if (code !== NGHTTP2_NO_ERROR) this.#near.goaway(code);
-      this.#near.close();
+      this.#leave();
     });
     this.#far.once('close', () => this.#farClosed());
     this.#near.once('close', () => this.#nearClosed());
@@ -120,21 +130,46 @@ export class Http2 implements Conversation {
     far.on('error', ignore);
     const exchange = new H2Exchange(http, near, far);
     this.#exchanges.add(exchange);
-    near.once('close', () => this.#exchanges.delete(exchange));
+    near.once('close', () => {
+      this.#exchanges.delete(exchange);
+      if (this.#isLeaving) this.#leave();
+    });
+  }
+
+  /** What it sent of its requests is not whole, and nobody waits for the answers. */
+  #clientGone(): void {
+    if (this.#isOver) return;
+    if (this.#exchanges.size > 0) this.#ends.cut('CLIENT_RESET');
+    else this.#near.destroy();
+  }
+
+  /** Answers that came whole are still delivered; others break, and the connection with them. */
+  #appGone(): void {
+    if (this.#isOver) return;
+    if ([...this.#exchanges].some((exchange) => !exchange.isAnswered))
+      this.#ends.cut('UPSTREAM_RESET', 'the app ended the connection');
+    else this.#far.close();
+  }
+
+  /** The client is told to ask elsewhere; when its streams have ended it has a moment to go by itself. */
+  #leave(): void {
+    this.#isLeaving = true;
+    if (!this.#near.destroyed) this.#near.close();
+    if (this.#exchanges.size > 0 || this.#linger !== undefined) return;
+    this.#linger = setTimeout(() => this.#nearClosed(), this.#ends.limits.lingerMs);
   }
 
   #farClosed(): void {
-    if (this.#isOver) return;
-    if (this.#exchanges.size > 0) this.#ends.cut('UPSTREAM_RESET', 'the app ended the connection');
-    else this.#near.close();
+    if (!this.#isOver) this.#leave();
   }
 
   #nearClosed(): void {
     if (this.#isOver) return;
     this.#isOver = true;
-    const isBroken = this.#exchanges.size > 0;
+    clearTimeout(this.#linger);
+    this.#near.destroy();
     this.#far.destroy();
-    this.#ends.finish(isBroken ? 'CLIENT_RESET' : 'OK');
+    this.#ends.finish(this.#violation === undefined ? 'OK' : 'HTTP_AMBIGUOUS', this.#violation);
   }
 }
 
@@ -161,6 +196,12 @@ function answer(stream: ServerHttp2Stream, status: number): void {
   const body = refusalBody(status);
   stream.respond({ ':status': status, 'content-type': 'text/plain', 'content-length': body.length });
   stream.end(body);
+}
+
+/** Calls back when a connection ends or breaks: before node's own listener, which ends its streams as if whole. */
+function whenGone(end: Duplex, callback: () => void): void {
+  end.prependListener('end', callback);
+  end.prependListener('close', callback);
 }
 
 function giveBack(stream: Duplex, chunks: readonly Buffer[]): void {

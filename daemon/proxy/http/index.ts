@@ -118,9 +118,9 @@ class JudgedConnection implements HttpRelay, Ends {
       return;
     }
     this.#settle(reason, detail);
-    this.#conversation?.abandon();
     reset(this.#client);
     reset(this.#upstream);
+    this.#conversation?.abandon();
   }
 
   denied(detail: string): void {
