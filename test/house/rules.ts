@@ -12,7 +12,8 @@ const JOINERS: ReadonlySet<string> = new Set([
 /** Room → rooms it may import besides itself; `types of X` allows `import type` only. */
 const ALLOWED: Readonly<Record<string, readonly string[]>> = {
   errors: [],
-  config: ['errors', 'mesh'],
+  knob: ['mesh'],
+  config: ['errors', 'knob'],
   mesh: ['errors'],
   observe: ['errors', 'mesh', 'types of config'],
   kube: ['errors', 'observe', 'types of config'],
