@@ -30,9 +30,9 @@ const principal = fc.oneof(
   },
   { weight: 2, arbitrary: fc.tuple(principalText, fc.nat(14)).map(([value, n]) => `*${value.slice(n)}`) },
   {
-    weight: 1,
+    weight: 2,
     arbitrary: fc
-      .tuple(pick('*', '*t', '*-t', 'u', 't*'), principalText)
+      .tuple(pick('*', '*t', '*-t', '*-t', 'u', 't*'), principalText)
       .map(([t, value]) => value.replace(/^[^/]+/, t)),
   },
   { weight: 1, arbitrary: pick('*', 'spiffe://t/ns/a/sa/x', 't/ns/a') },
@@ -267,7 +267,7 @@ export const peers: fc.Arbitrary<readonly Raw[]> = fc
 export const mesh: fc.Arbitrary<NaiveMesh> = fc.record({
   rootNamespace: fc.constant(ROOT),
   trustDomain: pick('t', 'cluster.local'),
-  aliases: pick<readonly string[]>([], [], ['u'], ['a-t', 'u']),
+  aliases: pick<readonly string[]>([], ['u'], ['a-t'], ['a-t', 'u']),
   normalization: pick('NONE', 'BASE', 'MERGE_SLASHES', 'DECODE_AND_MERGE_SLASHES'),
 });
 
