@@ -8,7 +8,6 @@ import type { PeerLevels } from './peer.ts';
 import type { AuthorizationPolicy, PeerAuthentication, PolicySettings, PolicyTarget } from './model.ts';
 
 interface Answers {
-  readonly scope: Scope;
   readonly policies: WorkloadPolicies;
   readonly levels: PeerLevels;
 }
@@ -21,6 +20,8 @@ interface Scope {
   readonly peers: readonly PeerAuthentication[];
   /** By which of `selecting` select them: many workloads have the same answer. */
   readonly combined: Map<string, WorkloadPolicies>;
+  /** By the workload's labels, as an object: a changed workload has other ones, and other ones may have the same. */
+  readonly answers: WeakMap<Readonly<Record<string, string>>, Answers>;
 }
 
 /** Namespaces and sets of labels come and go without a policy's change: what was put together for them is let go. */
@@ -34,8 +35,6 @@ export class PolicyStore {
   readonly #peers = new Map<string, Map<string, PeerAuthentication>>();
   /** By namespace of the workloads; taken out when it is old. */
   readonly #scopes = new Map<string, Scope>();
-  /** By the workload's labels, as an object: a changed workload has other ones. */
-  readonly #answers = new WeakMap<Readonly<Record<string, string>>, Answers>();
 
   constructor(settings: PolicySettings) {
     this.#settings = settings;
@@ -70,11 +69,11 @@ export class PolicyStore {
 
   #answer(target: PolicyTarget): Answers {
     const scope = this.#scopes.get(target.namespace) ?? this.#newScope(target.namespace);
-    const known = this.#answers.get(target.labels);
-    if (known?.scope === scope) return known;
+    const known = scope.answers.get(target.labels);
+    if (known !== undefined) return known;
     const levels = peerLevels(scope.peers, target, this.#settings);
-    const answers: Answers = { scope, policies: policiesFor(scope, target), levels };
-    this.#answers.set(target.labels, answers);
+    const answers: Answers = { policies: policiesFor(scope, target), levels };
+    scope.answers.set(target.labels, answers);
     return answers;
   }
 
@@ -88,6 +87,7 @@ export class PolicyStore {
       selecting: policies.filter(({ policy }) => policy.selector !== undefined),
       peers: namespaces.flatMap((name) => [...(this.#peers.get(name)?.values() ?? [])]),
       combined: new Map(),
+      answers: new WeakMap(),
     };
     if (this.#scopes.size >= MAX_SCOPES) this.#scopes.clear();
     this.#scopes.set(namespace, scope);
