@@ -22,6 +22,8 @@ export interface KubernetesSourceOptions {
   readonly api: KubeApi;
   /** Only this node's pods, its own object, and all namespaces: what enrolment needs. */
   readonly node?: string;
+  /** Lists and watches in JSON: what protobuf is measured against (test/bench/watch.bench.ts). */
+  readonly json?: true;
   /** Something went wrong in a watch and was survived. `part`: the collection's name. */
   readonly onProblem?: (part: string, reason: string) => void;
   readonly tuning?: Partial<CustomTuning>;
@@ -138,7 +140,9 @@ export class KubernetesSource implements ClusterSource {
       {
         api,
         path: collection.path,
-        wire: protobufWire(collection.kind, PROTOBUF_FIELDS[collection.kind]),
+        ...(this.#options.json === true
+          ? {}
+          : { wire: protobufWire(collection.kind, PROTOBUF_FIELDS[collection.kind]) }),
         ...(collection.fieldSelector === undefined ? {} : { fieldSelector: collection.fieldSelector }),
         decode: (object) => this.#decode(collection, object),
         onProblem: (reason) => onProblem?.(collection.part, reason),

@@ -1,6 +1,6 @@
 /**
  * What test/bench/watch.bench.ts measures: the source of the cluster's state and the state, as the daemon's main thread
- * has them, in a process of their own. Argument: a kubeconfig. Says JSON on stdout: when it is synced, and what it has
+ * has them, in a process of their own. Arguments: a kubeconfig; `json` instead of protobuf. Says JSON on stdout: when it is synced, and what it has
  * used whenever it reads a line.
  */
 import { createInterface } from 'node:readline';
@@ -21,7 +21,11 @@ const state = new MeshState({
   nodeName: 'bench',
 });
 const api = connectKube(process.argv[2] ?? '', process.env, { userAgent: 'culvert/bench' });
-const source = new KubernetesSource({ api, onProblem: (_, reason) => process.stderr.write(`${reason}\n`) });
+const source = new KubernetesSource({
+  api,
+  ...(process.argv[3] === 'json' ? { json: true } : {}),
+  onProblem: (_, reason) => process.stderr.write(`${reason}\n`),
+});
 const startedMs = performance.now();
 let changes = 0;
 source.start((deltas) => {

@@ -21,6 +21,10 @@ const LANES = 24;
 /** What is resident after so long is what stays. */
 const REST_MS = 10_000;
 const ROUNDS = 3;
+const WIRES = ['protobuf', 'json'] as const;
+type Wire = (typeof WIRES)[number];
+/** Of issue 7. */
+const TARGETS = { syncS: 5, restMb: 120 };
 
 const usedSchema = z.object({
   syncMs: z.number(),
@@ -38,10 +42,10 @@ class Subject implements Disposable {
   readonly #process: ChildProcessWithoutNullStreams;
   readonly #lines: AsyncIterator<string>;
 
-  constructor(kubeconfig: string) {
+  constructor(kubeconfig: string, wire: Wire) {
     const script = join(import.meta.dirname, 'watch-subject.ts');
     // As daemon/cli/culvert starts the daemon.
-    this.#process = spawn(process.execPath, ['--max-semi-space-size=4', script, kubeconfig], {
+    this.#process = spawn(process.execPath, ['--max-semi-space-size=4', script, kubeconfig, wire], {
       env: { ...process.env, MALLOC_ARENA_MAX: '2' },
     });
     this.#process.stderr.pipe(process.stderr);
@@ -66,17 +70,52 @@ class Subject implements Disposable {
 
 const flipped = new Map<number, number>();
 await using plane = await ControlPlane.start();
-const empty = await measure(plane, 0);
+const empty = new Map<Wire, Row>();
+for (const wire of WIRES) empty.set(wire, await measure(plane, wire, 0));
 process.stderr.write(`making ${PODS} pods and ${SERVICES} services\n`);
 await fill(plane);
-const rows: Record<string, number>[] = [];
-for (let round = 0; round < ROUNDS; round++) rows.push(await measure(plane, CHANGES));
-console.table([{ what: 'empty', ...empty }, ...rows.map((row, at) => ({ what: `full ${at + 1}`, ...row }))]);
-const resting = Math.min(...rows.map((row) => row['restMb'] ?? 0)) - (empty['restMb'] ?? 0);
-process.stdout.write(`resting above an empty cluster: ${resting.toFixed(0)} MB\n`);
+const full: (readonly [Wire, Row])[] = [];
+// One after the other, so that a machine that gets busier is busier for both.
+for (let round = 0; round < ROUNDS; round++)
+  for (const wire of WIRES) {
+    process.stderr.write(`round ${round + 1} of ${ROUNDS}, ${wire}\n`);
+    full.push([wire, await measure(plane, wire, CHANGES)]);
+  }
+console.table([
+  ...[...empty].map(([wire, row]) => ({ what: 'empty', wire, ...row })),
+  ...full.map(([wire, row]) => ({ what: 'full', wire, ...row })),
+]);
+for (const wire of WIRES) tell(wire);
 
-async function measure(on: ControlPlane, changes: number): Promise<Record<string, number>> {
-  using subject = new Subject(on.kubeconfig);
+/** Medians of the rounds, against what is to be reached. */
+function tell(wire: Wire): void {
+  const of = (column: keyof Row): number =>
+    median(full.filter(([one]) => one === wire).map(([, row]) => row[column]));
+  const above = of('restMb') - (empty.get(wire)?.restMb ?? 0);
+  process.stdout.write(
+    `${wire}: first sync ${of('syncS')} s (to reach: ${TARGETS.syncS}), ${of('syncCpuS')} s of CPU; resting ${above.toFixed(0)} MB above an empty cluster's (to reach: ${TARGETS.restMb}), peak ${of('peakMb')} MB in all; ${of('cpuSPer1000')} s of CPU for 1,000 pod changes\n`,
+  );
+}
+
+function median(values: readonly number[]): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  return sorted[Math.floor(sorted.length / 2)] ?? Number.NaN;
+}
+
+interface Row {
+  readonly syncS: number;
+  readonly syncCpuS: number;
+  readonly peakMb: number;
+  readonly restMb: number;
+  /** After the changes. */
+  readonly laterMb: number;
+  readonly cpuSPer1000: number;
+  readonly workloads: number;
+  readonly services: number;
+}
+
+async function measure(on: ControlPlane, wire: Wire, changes: number): Promise<Row> {
+  using subject = new Subject(on.kubeconfig, wire);
   const first = await subject.next();
   await sleep(REST_MS);
   const rest = await subject.used();
