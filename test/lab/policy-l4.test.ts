@@ -156,19 +156,19 @@ describe('AuthorizationPolicy below HTTP', { timeout: 600_000 }, () => {
   it('a refusal is in the access record and the metric, with object and rule; so is what let one in', async () => {
     const { daemon2, server, client } = shop;
     await policies.set(
-      authorizationPolicy('shop', 'access', {
+      authorizationPolicy('shop', 'who', {
         rules: [source({ namespaces: ['nobody'] }), source({ principals: [FRONT] })],
       }),
-      authorizationPolicy('shop', 'no', { action: 'DENY', rules: [source({ namespaces: ['bank'] })] }),
+      authorizationPolicy('shop', 'whonot', { action: 'DENY', rules: [source({ namespaces: ['bank'] })] }),
     );
     const [allowed, denied] = [
-      await decisions(daemon2, 'shop/access', 'allow'),
-      await decisions(daemon2, 'shop/no', 'deny'),
+      await decisions(daemon2, 'shop/who', 'allow'),
+      await decisions(daemon2, 'shop/whonot', 'deny'),
     ];
     let from = daemon2.process.lines.length;
     assert.notEqual((await withoutPayload(sink, () => attempt(other, server, 8081))).error, '');
     const refused = await inboundTo(daemon2, 8081, from);
-    const deny = 'AuthorizationPolicy shop/no rule 0';
+    const deny = 'AuthorizationPolicy shop/whonot rule 0';
     assert.deepEqual(
       [refused['reason'], refused['policy'], refused['detail']],
       ['POLICY_DENIED', deny, deny],
@@ -177,18 +177,15 @@ describe('AuthorizationPolicy below HTTP', { timeout: 600_000 }, () => {
     from = daemon2.process.lines.length;
     assert.ok(await comes(client, server, sink));
     const carried = await inboundTo(daemon2, 8081, from);
-    assert.deepEqual(
-      [carried['reason'], carried['policy']],
-      ['OK', 'AuthorizationPolicy shop/access rule 1'],
-    );
+    assert.deepEqual([carried['reason'], carried['policy']], ['OK', 'AuthorizationPolicy shop/who rule 1']);
     from = daemon2.process.lines.length;
     await withoutPayload(sink, () => attempt(plain, server, 8081));
     const unnamed = await inboundTo(daemon2, 8081, from);
     assert.equal(unnamed['reason'], 'POLICY_DENIED');
     assert.match(String(unnamed['detail']), /ALLOW policies apply, and no rule of them matches/);
     const counted = async (): Promise<boolean> =>
-      (await decisions(daemon2, 'shop/access', 'allow')) === allowed + 1 &&
-      (await decisions(daemon2, 'shop/no', 'deny')) === denied + 1;
+      (await decisions(daemon2, 'shop/who', 'allow')) === allowed + 1 &&
+      (await decisions(daemon2, 'shop/whonot', 'deny')) === denied + 1;
     await until('the metric', counted, { everyMs: 500, timeoutMs: 30_000 });
   });
 
