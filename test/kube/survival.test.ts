@@ -7,16 +7,24 @@ import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { after, before, describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { isDeepStrictEqual } from 'node:util';
 import { IS_LONG } from '../lab/shop.ts';
+import { tempDir } from '../support/tmp.ts';
 import { until } from '../support/wait.ts';
+import { changedImage } from './image/changed.ts';
 import { HBONE_PORT, SHOP, SYSTEM } from './kit/mesh.ts';
 import type { ListedPod } from './kit/mesh.ts';
 import { pod } from './kit/objects.ts';
-import { at, list } from './manifests.ts';
+import { at, list, text } from './manifests.ts';
+import { Crowd } from './crowd.ts';
 import { Load, allWell, shown } from './survival-load.ts';
 import { DRAIN_MS, HEALTH_PORT, Stage, unreadyWhile } from './survival-stage.ts';
 
+const CROWD = IS_LONG ? 2_000 : 500;
+const PER_SECOND = 100;
 const AWAY_MS = IS_LONG ? 120_000 : 20_000;
+/** Of the next release, which says its version from it. */
+const PACKAGE = `${JSON.stringify({ name: 'culvert', version: '9.9.9', type: 'module' })}\n`;
 const PODS_SERIES = 'culvert_watch_staleness_seconds{source="pods"}';
 
 let stage: Stage;
@@ -104,9 +112,14 @@ async function enrolsAnother(name: string): Promise<void> {
 describe('the daemons', { timeout: 900_000 }, () => {
   it('replaced by another image, node after node: no new connection fails, open ones live through the drain', async (context) => {
     const { mesh } = stage;
-    const next = 'localhost/culvert:next';
-    for (const node of mesh.cluster.nodes)
-      await node.exec(['ctr', '-n', 'k8s.io', 'images', 'tag', mesh.image.reference, next]);
+    await using dir = await tempDir('next');
+    const files = [{ path: 'opt/culvert/package.json', bytes: Buffer.from(PACKAGE) }];
+    const next = await changedImage(mesh.image, {
+      dir: dir.path,
+      reference: 'localhost/culvert:next',
+      files,
+    });
+    await mesh.cluster.loadImage(next.archive);
     const [server, client] = [await mesh.inPod('server'), await mesh.inPod('client')];
     await using echo = await server.serve('echo', 8081, { quiet: true });
     const before = await mesh.daemons();
@@ -114,7 +127,7 @@ describe('the daemons', { timeout: 900_000 }, () => {
     assert.equal((await idle.opened()).ok, 40);
     await using load = await Load.start(stage);
     const startedMs = Date.now();
-    await mesh.kubectl('set', 'image', '-n', SYSTEM, 'daemonset/culvert', `culvert=${next}`);
+    await mesh.kubectl('set', 'image', '-n', SYSTEM, 'daemonset/culvert', `culvert=${next.reference}`);
     const goes = await until('the first to go', async () => firstTerminating(await mesh.daemons()), {
       timeoutMs: 120_000,
       everyMs: 250,
@@ -143,12 +156,33 @@ describe('the daemons', { timeout: 900_000 }, () => {
     for (const { imageIds, restarts, name } of await mesh.daemons()) {
       assert.ok(!before.some((one) => one.name === name));
       assert.equal(restarts, 0, `${name} ${imageIds.join()}`);
+      assert.deepEqual(imageIds, [next.id]);
+      assert.notEqual(next.id, mesh.image.id);
     }
+    const { stdout } = await mesh.culvert(['status']);
+    assert.equal(
+      stdout.split('\n').filter((line) => / Ready +culvert-\S+ +9\.9\.9 /.test(line)).length,
+      2,
+      stdout,
+    );
   });
 
-  it('one deleted: what comes while none is there is refused, never plain; the next one carries all again', async (context) => {
-    const gone = await stage.mesh.daemonOn(stage.mesh.cluster.node(1));
+  it('one deleted with long connections open: they are cut, so that the next one is there long before the drain time is over; what comes until then is refused, never plain', async (context) => {
+    const { mesh } = stage;
+    const gone = await mesh.daemonOn(mesh.cluster.node(1));
+    const [server, client] = [await mesh.inPod('server'), await mesh.inPod('client')];
+    await using echo = await server.serve('echo', 8082, { quiet: true });
+    await using idle = await client.idle(server.ip, echo.port, 40);
+    assert.equal((await idle.opened()).ok, 40);
+    const deletedMs = Date.now();
     context.diagnostic(await lossOf(gone, ['--wait=false']));
+    // The kubelet lets a daemon have its whole grace period: only the daemon's own end makes room for the next one.
+    const took = await startOf(await mesh.daemonOn(mesh.cluster.node(1)));
+    assert.ok(
+      took - deletedMs < DRAIN_MS / 2,
+      `the next one's container was started after ${took - deletedMs} ms`,
+    );
+    assert.equal((await idle.stats()).lost, 40);
   });
 
   it('one killed with its pod: the same, and the next one takes over what is pinned', async (context) => {
@@ -176,6 +210,12 @@ async function lossOf(gone: ListedPod, how: readonly string[]): Promise<string> 
   return `another one was Ready after ${replacedMs} ms: ${shown(tally)}`;
 }
 
+/** When the container was started, by its kubelet; to the second. */
+async function startOf({ name }: ListedPod): Promise<number> {
+  const found = await stage.mesh.controlPlane.api.must('GET', `/api/v1/namespaces/${SYSTEM}/pods/${name}`);
+  return Date.parse(text(found, 'status', 'containerStatuses', 0, 'state', 'running', 'startedAt'));
+}
+
 function firstTerminating(daemons: readonly ListedPod[]): string | undefined {
   return daemons.find(({ isTerminating }) => isTerminating)?.name;
 }
@@ -194,6 +234,55 @@ async function replaced(gone: ListedPod): Promise<void> {
     },
     { timeoutMs: 180_000, everyMs: 250 },
   );
+}
+
+describe('very many pods', { timeout: 900_000 }, () => {
+  it(`${CROWD} created and deleted at ${PER_SECOND} a second: each daemon ends with the API’s state, and no connection fails meanwhile`, async (context) => {
+    const crowd = await Crowd.open(stage.mesh);
+    await using load = await Load.start(stage);
+    const tookMs = await crowd.comeAndGo(CROWD, PER_SECOND, CROWD / 5);
+    const endedMs = Date.now();
+    const left = (await crowd.asApi()).filter((line) => line.includes(' crowd '));
+    assert.equal(left.length, CROWD / 4);
+    await sameState(crowd);
+    context.diagnostic(
+      `${CROWD} came and ${(CROWD / 4) * 3} went in ${Math.round(tookMs)} ms; both daemons had the API's state ${Date.now() - endedMs} ms later`,
+    );
+    await crowd.end();
+    await until('the API to have none', async () => !(await crowd.asApi()).join().includes(' crowd '));
+    await sameState(crowd);
+    await load.more(200);
+    const tally = await load.stop();
+    context.diagnostic(shown(tally));
+    await allWell(stage, tally);
+  });
+});
+
+/** Every pod of the API with its addresses is in each daemon's state, and no other. */
+async function sameState(crowd: Crowd): Promise<void> {
+  for (const daemon of await stage.mesh.daemons()) {
+    let [api, ours]: string[][] = [[], []];
+    await until(
+      `${daemon.name} to have the API's state`,
+      async () => {
+        [api, ours] = [await crowd.asApi(), await crowd.asDaemon(daemon)];
+        return isDeepStrictEqual(api, ours);
+      },
+      {
+        timeoutMs: 60_000,
+        everyMs: 500,
+        detail: () => `only in the API: ${except(api, ours)}\nonly in the daemon: ${except(ours, api)}`,
+      },
+    );
+  }
+}
+
+function except(from: readonly string[] = [], other: readonly string[] = []): string {
+  const known = new Set(other);
+  return from
+    .filter((line) => !known.has(line))
+    .slice(0, 5)
+    .join('; ');
 }
 
 describe('a kubelet', { timeout: 600_000 }, () => {
