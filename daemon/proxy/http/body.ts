@@ -1,23 +1,8 @@
-/** Takes a body of HTTP/1 off the bytes that carry it: what goes on, and where it ends. Pure. */
+/** Takes a body of HTTP/1 off the bytes that carry it. Pure. */
+import type { BodyReader, Taken } from './body-reader.ts';
 import { ChunkedBody } from './chunked.ts';
 import type { Framing } from './framing.ts';
 import type { HttpLimits } from './limits.ts';
-import type { Refused } from './refusal.ts';
-
-export interface Taken {
-  readonly ok: true;
-  /** In the form in which it goes on. */
-  readonly out: readonly Buffer[];
-  /** The body is complete. */
-  readonly done: boolean;
-  /** What came behind it. */
-  readonly rest: Buffer | undefined;
-}
-
-export interface BodyReader {
-  readonly done: boolean;
-  push(chunk: Buffer): Taken | Refused;
-}
 
 /** A reader for one body. That of one which lasts until the end of the connection is never done. */
 export function bodyReader(framing: Framing, limits: HttpLimits): BodyReader {

@@ -2,7 +2,7 @@
  * The chunked coding (RFC 9112 section 7.1), read strictly. What goes on has no chunk extensions and nothing that two
  * readers could read in two ways; bytes of the data are not looked at.
  */
-import type { BodyReader, Taken } from './body.ts';
+import type { BodyReader, Taken } from './body-reader.ts';
 import { parseFields } from './fields.ts';
 import type { HttpLimits } from './limits.ts';
 import { refused } from './refusal.ts';

@@ -1,6 +1,6 @@
 /** One request that was allowed, and its answer. */
 import { bodyReader } from './body.ts';
-import type { BodyReader } from './body.ts';
+import type { BodyReader } from './body-reader.ts';
 import type { Ends } from './ends.ts';
 import { HeadReader } from './head.ts';
 import type { Head } from './head.ts';

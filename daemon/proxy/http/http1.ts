@@ -3,7 +3,7 @@
  * not looked at before that answer is complete. One client connection has one of the app, so nobody gets another's answer.
  */
 import { bodyReader } from './body.ts';
-import type { BodyReader } from './body.ts';
+import type { BodyReader } from './body-reader.ts';
 import type { Conversation, Ends } from './ends.ts';
 import { HeadReader } from './head.ts';
 import type { Head } from './head.ts';
