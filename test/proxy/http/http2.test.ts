@@ -1,19 +1,10 @@
 import { strict as assert } from 'node:assert';
 import { once } from 'node:events';
-import { connect, constants, createServer } from 'node:http2';
-import type {
-  ClientHttp2Session,
-  ClientHttp2Stream,
-  Http2Server,
-  IncomingHttpHeaders,
-  OutgoingHttpHeaders,
-  ServerHttp2Session,
-  ServerHttp2Stream,
-} from 'node:http2';
-import type { Socket } from 'node:net';
+import { constants } from 'node:http2';
+import type { ClientHttp2Stream, OutgoingHttpHeaders } from 'node:http2';
 import { test } from 'node:test';
-import { connectTo, gone, listening, openFront, Transcript } from './kit.ts';
-import type { Front } from './kit.ts';
+import { answerTo, client, count, h2App, tell } from './h2.kit.ts';
+import { openFront } from './kit.ts';
 
 const {
   NGHTTP2_INADEQUATE_SECURITY,
@@ -22,121 +13,6 @@ const {
   NGHTTP2_NO_ERROR,
   NGHTTP2_REFUSED_STREAM,
 } = constants;
-
-interface App extends AsyncDisposable {
-  readonly port: number;
-  readonly server: Http2Server;
-  /** `method path authority` of each request. */
-  readonly asked: string[];
-  readonly session: Promise<ServerHttp2Session>;
-  readonly sockets: Set<Socket>;
-}
-
-type Handler = (stream: ServerHttp2Stream, headers: IncomingHttpHeaders) => void;
-
-/** An app of HTTP/2. By default it says how many bytes came, and repeats the trailer. */
-async function h2App(handle: Handler = count): Promise<App> {
-  const server = createServer({ settings: { enableConnectProtocol: true } });
-  const asked: string[] = [];
-  const { promise, resolve } = Promise.withResolvers<ServerHttp2Session>();
-  const sessions = new Set<ServerHttp2Session>();
-  const sockets = new Set<Socket>();
-  server.on('connection', (socket: Socket) => sockets.add(socket));
-  server.on('session', (session) => {
-    session.on('error', () => undefined);
-    sessions.add(session);
-    resolve(session);
-  });
-  server.on('stream', (stream: ServerHttp2Stream, headers) => {
-    stream.on('error', () => undefined);
-    asked.push([':method', ':path', ':authority'].map((name) => String(headers[name])).join(' '));
-    handle(stream, headers);
-  });
-  return {
-    port: await listening(server),
-    server,
-    asked,
-    session: promise,
-    sockets,
-    [Symbol.asyncDispose]: async () => {
-      for (const session of sessions) session.destroy();
-      server.close();
-      await once(server, 'close');
-    },
-  };
-}
-
-function count(stream: ServerHttp2Stream): void {
-  let bytes = 0;
-  let sum: unknown = '-';
-  stream.on('data', (chunk: Buffer) => {
-    bytes += chunk.length;
-  });
-  stream.on('trailers', (trailers: IncomingHttpHeaders) => {
-    sum = trailers['x-sum'];
-  });
-  stream.on('end', () => {
-    stream.respond({ ':status': 200 }, { waitForTrailers: true });
-    stream.on('wantTrailers', () => stream.sendTrailers({ 'grpc-status': '0', 'x-sum': String(sum) }));
-    stream.end(String(bytes));
-  });
-}
-
-interface Client extends Disposable {
-  readonly session: ClientHttp2Session;
-}
-
-function client(front: Front): Client {
-  const session = connect('http://app:80', { port: front.port, host: '127.0.0.1' } as never);
-  session.on('error', () => undefined);
-  return { session, [Symbol.dispose]: () => session.destroy() };
-}
-
-interface Answer {
-  readonly headers: IncomingHttpHeaders;
-  readonly trailers: IncomingHttpHeaders;
-  readonly interim: number[];
-  readonly text: string;
-  /** END_STREAM came. */
-  readonly isWhole: boolean;
-  readonly code: number;
-}
-
-async function answerTo(stream: ClientHttp2Stream): Promise<Answer> {
-  let headers: IncomingHttpHeaders = {};
-  let trailers: IncomingHttpHeaders = {};
-  const interim: number[] = [];
-  let text = '';
-  let isWhole = false;
-  stream.on('headers', (received) => interim.push(received[':status'] ?? 0));
-  stream.on('response', (received) => {
-    headers = received;
-  });
-  stream.on('trailers', (received) => {
-    trailers = received;
-  });
-  stream.on('data', (chunk: Buffer) => {
-    text += chunk.toString('latin1');
-  });
-  stream.on('end', () => {
-    isWhole = true;
-  });
-  stream.on('error', () => undefined);
-  await new Promise<void>((resolve) => stream.once('close', () => resolve()));
-  // node's 'end' comes behind a broken connection too.
-  isWhole &&= !stream.aborted && stream.rstCode === NGHTTP2_NO_ERROR;
-  return { headers, trailers, interim, text, isWhole, code: stream.rstCode };
-}
-
-function tell(session: ClientHttp2Session, headers: OutgoingHttpHeaders, body?: Buffer): Promise<Answer> {
-  const stream = session.request(headers, {
-    endStream: body === undefined,
-    waitForTrailers: body !== undefined,
-  });
-  stream.on('wantTrailers', () => stream.sendTrailers({ 'x-sum': 'three' }));
-  if (body !== undefined) stream.end(body);
-  return answerTo(stream);
-}
 
 test('requests with bodies and trailers pass both ways on one connection, judged one by one', async () => {
   await using app = await h2App();
@@ -372,89 +248,6 @@ test('streams that are denied while they are open are reset, others go on', asyn
   second.destroy();
 });
 
-const PREFACE = Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n', 'latin1');
-
-function frame(type: number, flags: number, stream: number, payload: Buffer = Buffer.alloc(0)): Buffer {
-  const head = Buffer.alloc(9);
-  head.writeUIntBE(payload.length, 0, 3);
-  head.writeUInt8(type, 3);
-  head.writeUInt8(flags, 4);
-  head.writeUInt32BE(stream, 5);
-  return Buffer.concat([head, payload]);
-}
-
-const SETTINGS = frame(4, 0, 0);
-/** `:method GET`, `:scheme http`, `:path /denied`, `:authority app`, in HPACK without Huffman. */
-const DENIED_BLOCK = Buffer.concat([
-  Buffer.from([0x82, 0x86, 0x04, 7]),
-  Buffer.from('/denied'),
-  Buffer.from([0x01, 3]),
-  Buffer.from('app'),
-]);
-
-const FLOODS: readonly { readonly name: string; readonly frames: () => Buffer }[] = [
-  {
-    name: 'streams that are reset at once (CVE-2023-44487)',
-    frames: () =>
-      Buffer.concat(
-        Array.from({ length: 5_000 }, (_, i) =>
-          Buffer.concat([
-            frame(1, 5, 2 * i + 1, DENIED_BLOCK),
-            frame(3, 0, 2 * i + 1, Buffer.from([0, 0, 0, 8])),
-          ]),
-        ),
-      ),
-  },
-  {
-    name: 'CONTINUATION without end (CVE-2024-27316)',
-    frames: () =>
-      Buffer.concat([
-        frame(1, 1, 1, DENIED_BLOCK),
-        ...Array.from({ length: 5_000 }, () => frame(9, 0, 1, Buffer.from([0, 1, 0x61, 1, 0x62]))),
-      ]),
-  },
-  {
-    name: 'PING without end, answers not read',
-    frames: () => Buffer.concat(Array.from({ length: 50_000 }, () => frame(6, 0, 0, Buffer.alloc(8)))),
-  },
-  {
-    name: 'SETTINGS without end, answers not read',
-    frames: () => Buffer.concat(Array.from({ length: 50_000 }, () => SETTINGS)),
-  },
-  {
-    name: 'a header list beyond the bound',
-    frames: () =>
-      frame(
-        1,
-        5,
-        1,
-        Buffer.concat([
-          DENIED_BLOCK,
-          ...Array.from({ length: 1_000 }, () => Buffer.from([0, 1, 0x61, 1, 0x62])),
-        ]),
-      ),
-  },
-];
-
-for (const { name, frames } of FLOODS)
-  test(`a flood is bounded: ${name}`, async () => {
-    await using app = await h2App();
-    await using front = await openFront(app.port);
-    const socket = await connectTo(front.port);
-    const heard = new Transcript(socket);
-    if (name.endsWith('not read')) socket.pause();
-    const before = process.memoryUsage().rss;
-    socket.write(Buffer.concat([PREFACE, SETTINGS, frames()]));
-    if (name.endsWith('bound')) {
-      // That stream is reset; the connection may live on.
-      while (!heard.text.includes('\x00\x00\x04\x03\x00\x00\x00\x00\x01'))
-        await Promise.race([once(socket, 'data'), gone(socket)]);
-    } else assert.equal((await (await front.opened).done).reason, 'HTTP_AMBIGUOUS');
-    assert.ok(process.memoryUsage().rss - before < 128 << 20);
-    assert.deepEqual(app.asked, []);
-    socket.destroy();
-  });
-
 test('a stream that comes while the app is leaving is refused, so that the client may ask elsewhere', async () => {
   await using app = await h2App((stream) => stream.respond({ ':status': 200 }));
   await using front = await openFront(app.port);
@@ -467,14 +260,4 @@ test('a stream that comes while the app is leaving is refused, so that the clien
   const { code } = await answerTo(late);
   assert.ok(code === NGHTTP2_REFUSED_STREAM || code === NGHTTP2_CANCEL, String(code));
   assert.deepEqual(app.asked, ['POST / app:80']);
-});
-
-test('a client that stays when the app has left is left too', async () => {
-  await using app = await h2App();
-  await using front = await openFront(app.port, { limits: { lingerMs: 50 } });
-  const socket = await connectTo(front.port);
-  socket.resume();
-  socket.write(Buffer.concat([PREFACE, SETTINGS]));
-  (await app.session).close();
-  assert.equal((await (await front.opened).done).reason, 'OK');
 });
