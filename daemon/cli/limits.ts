@@ -71,6 +71,14 @@ const FIXED: readonly FixedLimit[] = [
     text: 'Developed and tested on 6.18. 5.15 is the first that has all that the programs use, by its documentation; the preflight asks the running kernel where it can, but no kernel older than 6.18 has been tried.',
   },
   {
+    title: 'HTTP policies',
+    text: `Only ports for which a policy has HTTP fields are looked into. There a client that says nothing for ${flagOf('sniffTimeout')} counts as not speaking HTTP, also a browser's connection opened ahead of need. A head may have 64 KiB and 100 fields; lower-case methods, raw bytes beyond ASCII in targets, equal duplicates of Content-Length, codings other than chunked and chunks over 2 GiB get 400. HTTP/2: 500 streams at once with 128 KiB each way, 1,000 resets at once and 200 a second. Trailers are not judged. A policy reaches nodes up to 20 s after its kind was added to a cluster that had none.`,
+  },
+  {
+    title: 'Tools on files',
+    text: 'culvert lint, why and svid verify read 16 MiB of a file and 200,000 objects at most; a line of why --batch has 16 MiB at most.',
+  },
+  {
     title: 'Metrics',
     text: `Each metric keeps ${flagOf('metricSeries')} label sets; the longest unused makes room, counted by culvert_metric_series_evicted_total. /metrics is made at most every 5 s.`,
   },
