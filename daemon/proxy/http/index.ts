@@ -39,7 +39,7 @@ export interface HttpRelay extends Relay {
  * `upstream` must be `allowHalfOpen` and have an error listener already; nothing has been read of them.
  */
 export function relayHttp(client: Duplex, upstream: Socket, options: HttpRelayOptions): HttpRelay {
-  return new JudgedConnection(client, upstream, options);
+  return new HttpConnection(client, upstream, options);
 }
 
 /** What bytes that are carried unread were judged by. */
@@ -48,7 +48,7 @@ interface Judged {
   readonly sni?: string | undefined;
 }
 
-class JudgedConnection implements HttpRelay, Ends {
+class HttpConnection implements HttpRelay, Ends {
   readonly done: Promise<RelayResult>;
   readonly fromClient: ByteSource;
   readonly fromUpstream: ByteSource;
