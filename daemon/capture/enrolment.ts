@@ -198,13 +198,12 @@ export class Enrolment {
       return;
     }
     if (cgroup === undefined) return; // its cgroup has not appeared yet
-    const isGuarded = this.#unknown.handOver(uid) !== undefined || isAdopted;
-    const ranUnguarded = !wasEnrolled && !isGuarded && hasProcesses(cgroup);
-    const wasRunning = ranUnguarded && (this.#seenUnwanted.has(uid) || this.#isFirst);
-    this.#entries.set(
-      uid,
-      newEntry(workload, { wasRunning, wasEnrolled, guarded: isGuarded ? cgroup : undefined }),
-    );
+    const guard = this.#unknown.handOver(uid);
+    const ranBefore = !wasEnrolled && (guard?.ranBefore ?? !isAdopted) && hasProcesses(cgroup);
+    const wasRunning = ranBefore && (this.#seenUnwanted.has(uid) || this.#isFirst);
+    const guarded = guard !== undefined || isAdopted ? cgroup : undefined;
+    const ranUnguarded = ranBefore && !wasRunning;
+    this.#entries.set(uid, newEntry(workload, { wasRunning, ranUnguarded, wasEnrolled, guarded }));
     this.#seenUnwanted.delete(uid);
   }
 
@@ -331,7 +330,7 @@ export class Enrolment {
     const facets = facetsOf(entry.phase);
     const captures = facets.capture && !captured.isCapturing;
     // Without an address it could reach nobody.
-    const isGuarded = entry.guarded !== undefined || captured.ips.length === 0;
+    const isGuarded = (entry.guarded !== undefined && !entry.ranUnguarded) || captured.ips.length === 0;
     captured.apply(facets, entry.lastWorkload);
     // Once nothing escapes any more: what was opened a moment before is older too.
     if (captures) captured.older.note(entry.lastWorkload.excludeOutboundCidrs);
@@ -362,6 +361,7 @@ export class Enrolment {
     entry.captured = undefined;
     entry.phase = { state: 'none' };
     entry.wasRunning = false;
+    entry.ranUnguarded = false;
     entry.wasEnrolled = false;
     entry.busy = captured !== undefined;
     if (captured === undefined) {

@@ -15,6 +15,8 @@ export interface Entry {
   sandboxPid: number | undefined;
   /** Was it running, neither captured nor guarded, when it became wanted? Fixed when it does. */
   wasRunning: boolean;
+  /** Something of it ran before its guard stood, though it was to be guarded from its start. */
+  ranUnguarded: boolean;
   /** A daemon before us enrolled it, and its capture has stood ever since. */
   wasEnrolled: boolean;
   /** The cgroup on which the guard stands. */
@@ -30,7 +32,7 @@ export interface Entry {
 /** A pod that enrolment begins with. */
 export function newEntry(
   workload: Workload,
-  found: Pick<Entry, 'wasRunning' | 'wasEnrolled' | 'guarded'>,
+  found: Pick<Entry, 'wasRunning' | 'ranUnguarded' | 'wasEnrolled' | 'guarded'>,
 ): Entry {
   return {
     uid: workload.uid,

@@ -7,6 +7,7 @@ import type { PodUid } from '../mesh/ids.ts';
 import type { Log } from '../observe/log.ts';
 import { cgroupId, cgroupIdOrZero } from './kubepods.ts';
 import type { KernelState } from './programs.ts';
+import { hasProcesses } from './sandbox.ts';
 
 /** What of the kernel is needed for it. */
 export type Guarding = Pick<
@@ -20,8 +21,15 @@ export type Guarding = Pick<
  */
 const API_UID = /^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 
-interface Guarded {
+/** A guard that somebody else takes over. */
+export interface HandedOver {
+  /** The cgroup that is guarded. */
   readonly cgroup: string;
+  /** Something ran in it before: what that has opened went unguarded. */
+  readonly ranBefore: boolean;
+}
+
+interface Guarded extends HandedOver {
   readonly untilMs: number;
 }
 
@@ -54,7 +62,7 @@ export class UnknownPods {
     for (const [uid, cgroup] of cgroups) {
       if (this.#settled.has(uid) || this.#guarded.has(uid)) continue;
       if (isKnown(uid) || !API_UID.test(uid)) this.#settled.add(uid);
-      else this.#guard(uid, { cgroup, untilMs: nowMs + this.#holdMs });
+      else this.#guard(uid, cgroup, nowMs + this.#holdMs);
     }
   }
 
@@ -68,12 +76,12 @@ export class UnknownPods {
     return Math.min(Infinity, ...[...this.#guarded.values()].map(({ untilMs }) => untilMs));
   }
 
-  /** The pod is somebody else's from here on, with its guard. @returns the cgroup that is guarded, if it is. */
-  handOver(uid: PodUid): string | undefined {
+  /** The pod is somebody else's from here on, with its guard. @returns the guard, if there is one. */
+  handOver(uid: PodUid): HandedOver | undefined {
     const guarded = this.#guarded.get(uid);
     this.#guarded.delete(uid);
     this.#settled?.add(uid);
-    return guarded?.cgroup;
+    return guarded;
   }
 
   /** The pod is known not to be ours. */
@@ -88,16 +96,13 @@ export class UnknownPods {
     for (const uid of [...this.#guarded.keys()]) this.release(uid);
   }
 
-  #guard(uid: PodUid, guarded: Guarded): void {
+  #guard(uid: PodUid, cgroup: string, untilMs: number): void {
     try {
       // Its connects first: they are what a program does first.
-      this.#kernel.setPodCgroup(cgroupId(guarded.cgroup), {
-        state: 'pending',
-        netnsCookie: 0n,
-        allowNested: false,
-      });
-      this.#guarded.set(uid, guarded);
-      this.#kernel.guardPending(uid, guarded.cgroup);
+      this.#kernel.setPodCgroup(cgroupId(cgroup), { state: 'pending', netnsCookie: 0n, allowNested: false });
+      // Looked at only now: what starts from here on is guarded.
+      this.#guarded.set(uid, { cgroup, untilMs, ranBefore: hasProcesses(cgroup) });
+      this.#kernel.guardPending(uid, cgroup);
     } catch (error) {
       // Gone already, most likely; if not, it is tried again at the next look.
       this.#log.warn({ pod: uid, err: error }, 'a pod that nobody knows yet could not be guarded');

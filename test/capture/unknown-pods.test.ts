@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { mkdirSync } from 'node:fs';
+import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, it } from 'node:test';
 import { UnknownPods } from '../../daemon/capture/unknown-pods.ts';
@@ -95,10 +95,18 @@ describe('a pod whose object has not been read', () => {
 
   it('stays closed when it becomes ours: the guard goes with it', () => {
     look([OLD, NEW], 1);
-    assert.equal(unknown.handOver(NEW), cgroupOf(NEW));
+    const guard = unknown.handOver(NEW);
+    assert.equal(guard?.cgroup, cgroupOf(NEW));
+    assert.equal(guard.ranBefore, false);
     look([OLD, NEW], HOLD_MS + 1);
     assert.equal(isClosed(NEW), true);
     assert.equal(unknown.handOver(NEW), undefined);
+  });
+
+  it('in which something ran before it was closed is told apart', () => {
+    writeFileSync(join(cgroupOf(NEW), 'cgroup.procs'), '4711\n');
+    look([OLD, NEW], 1);
+    assert.equal(unknown.handOver(NEW)?.ranBefore, true);
   });
 
   it('opens after the time that it may be closed for, with a warning', () => {
