@@ -39,7 +39,6 @@ export class JudgedConnection {
   readonly #asked: Asked;
   /** Its bytes are looked into; undefined: they are carried unread, or not yet. */
   #http: HttpRelay | undefined;
-  #decided: Pick<AdmitVerdict, 'needsLook' | 'reason'> = { reason: 'INTERNAL' };
   #allowed = 0;
   #denied = 0;
 
@@ -59,26 +58,25 @@ export class JudgedConnection {
   /** The answer that counts for the record; from now on the connection is judged again when something changes. */
   decided(verdict: AdmitVerdict): void {
     this.#note(verdict);
-    this.#decided = verdict;
     if (verdict.kind === 'allow') this.#connection.judgeAgain = () => this.#judgeAgain();
   }
 
   /**
    * The app has answered: carries the bytes between it and the client. @returns the refusal, when the state has changed
-   * since `decided` and allows it no longer; then nothing has been taken.
+   * since `decided` and does not allow it now; then nothing has been taken.
    */
-  carry(app: Socket, client: () => Duplex): AdmitVerdict | undefined {
+  carry(app: Socket, client: () => Duplex): Pick<AdmitVerdict, 'reason' | 'rule'> | undefined {
     const { verdict } = this.judge();
-    if (verdict?.kind === 'refuse') {
+    if (verdict === undefined) return { reason: 'POD_GONE', rule: 'the pod is gone' };
+    if (verdict.kind !== 'allow') {
       this.#note(verdict);
       return verdict;
     }
-    const { needsLook, reason } = verdict?.kind === 'allow' ? verdict : this.#decided;
     const connection = this.#connection;
-    const carried = needsLook === true ? this.#relayHttp(client(), app) : this.#relay(client(), app);
+    const carried = verdict.needsLook === true ? this.#relayHttp(client(), app) : this.#relay(client(), app);
     connection.counters = carried;
     connection.cut = (why, detail) => carried.cut(why, detail);
-    void carried.done.then((end) => connection.close(this.#endOf(end, reason), end.detail));
+    void carried.done.then((end) => connection.close(this.#endOf(end, verdict.reason), end.detail));
     return undefined;
   }
 

@@ -43,7 +43,7 @@ function tell(): void {
     syncMs: performance.now() - startedMs,
     cpuMs: (user + system) / 1_000,
     rssMb: process.memoryUsage.rss() / 1e6,
-    peakMb: process.resourceUsage().maxRSS / 1_000,
+    peakMb: (process.resourceUsage().maxRSS * 1_024) / 1e6,
     workloads: [...state.workloads()].length,
     services: [...state.services()].length,
     changes,

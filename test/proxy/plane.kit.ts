@@ -25,6 +25,8 @@ export interface TestPlane {
   tell(...deltas: Delta[]): void;
   /** Changes what enrolment says of the pod, and asks again. */
   setPod(pod: LocalPod): void;
+  /** The pod has left this node. */
+  dropPod(uid: PodUid): void;
   /** The app's end of a connection to one of the pod's listeners, and ours. */
   connect(): Promise<{ readonly app: Socket; readonly ours: Socket }>;
   /** Resolves with the only record. */
@@ -107,6 +109,10 @@ export function makePlane(options: {
     },
     setPod: (pod) => {
       pods.set(pod.uid, pod);
+      plane.holding.wake();
+    },
+    dropPod: (uid) => {
+      pods.delete(uid);
       plane.holding.wake();
     },
     connect: async () => {

@@ -32,7 +32,7 @@ export const HTTP_LIMITS: HttpLimits = {
   lingerMs: 1_000,
   interimAnswers: 100,
   trailerBytes: 16_384,
-  streams: 500,
+  streams: 100,
   streamWindow: 131_072,
   resetBurst: 1_000,
   resetsPerSecond: 200,
