@@ -49,7 +49,7 @@ function oldestFirst<T extends { readonly pid: number }>(procRoot: string, found
 }
 
 /** Clock ticks since boot at the start of a process (proc(5), stat, field 22); infinite when it is gone. */
-function startedAt(procRoot: string, pid: number): number {
+export function startedAt(procRoot: string, pid: number): number {
   try {
     const stat = readFileSync(path.join(procRoot, String(pid), 'stat'), 'utf8');
     // The name, in parentheses, may hold anything.

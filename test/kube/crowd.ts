@@ -94,7 +94,7 @@ export class Crowd {
   /** The same as a daemon has it. */
   async asDaemon(daemon: ListedPod): Promise<string[]> {
     const node = this.#mesh.cluster.nodes.find(({ name }) => name === daemon.node);
-    const [pid = 0] = node?.podPids(daemon.uid) ?? [];
+    const [pid = 0] = node?.podInitPids(daemon.uid) ?? [];
     const curl = ['curl', '-sf', '-m', '20', `http://127.0.0.1:${ADMIN_PORT}/config`];
     const { state } = State.parse(JSON.parse(await must(['nsenter', `--net=/proc/${pid}/ns/net`, ...curl])));
     return state

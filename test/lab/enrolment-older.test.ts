@@ -46,7 +46,7 @@ describe('STRICT', TIMEOUT, () => {
     shop = await openShop({ labelled: false, daemon: { inspect: true, flags } });
     sink = await shop.server.serve('sink', 8080);
     await shop.server.serve('echo', 8081);
-    outsider = await shop.lab.pod({ name: 'outsider', node: 1, namespace: 'elsewhere' });
+    outsider = await shop.lab.outsider('outsider');
   });
   after(() => shop.lab[Symbol.asyncDispose]());
 

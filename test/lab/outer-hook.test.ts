@@ -47,7 +47,7 @@ describe('a hook of a kube-proxy replacement on a cgroup above the pods', { time
     const [client1, client2, third, fourth] = made;
     assert.ok(client1 && client2 && third && fourth);
     [clients, web, decoy] = [[client1, client2], third, fourth];
-    stranger = await lab.pod({ name: 'stranger', node: 1, namespace: 'elsewhere' });
+    stranger = await lab.outsider('stranger');
     await Promise.all([web.serve('http', 8080), decoy.serve('http', 8080)]);
     await lab.serveIn(outside.netns, 'http', 8080, { name: 'outside' });
     const ports = [{ port: 80, targetPort: 8080 }];

@@ -81,7 +81,7 @@ describe('a pod that is unlike others', { timeout: 300_000 }, () => {
       const own = index % 2 === 0 ? client.ip : `[${client.ip6}]`;
       assert.equal(reply.peer, `${own}:${reply.result.local.split(':').at(-1)}`);
     }
-    const stranger = await shop.lab.pod({ name: 'stranger', node: 1, namespace: 'elsewhere' });
+    const stranger = await shop.lab.outsider('stranger');
     assert.equal((await stranger.request(server.ip, 8080)).status, 200);
     await sysctl(client, 'net.ipv4.tcp_syncookies=1');
     await sysctl(server, 'net.ipv4.tcp_syncookies=1');
@@ -123,7 +123,7 @@ describe('a pod that is unlike others', { timeout: 300_000 }, () => {
       assert.equal(record['reason'], 'TUNNEL_CONNECT_FAILED');
       assert.match(JSON.stringify(record), /NetworkPolicy/);
       // The port itself is open: that is what a policy written before the mesh allows.
-      const stranger = await lab.pod({ name: `asks-${verb}`, node: 1, namespace: 'elsewhere' });
+      const stranger = await lab.outsider(`asks-${verb}`);
       assert.equal((await stranger.send(pod.ip, 8081, { first })).error, '');
     });
 

@@ -72,7 +72,7 @@ describe('the example of users', { timeout: 300_000 }, () => {
       intruder: await lab.pod({ name: 'intruder', node: 1, namespace }),
       backend: await lab.pod({ name: 'backend', node: 2, namespace, labels: { app: 'backend' } }),
       database: await lab.pod({ name: 'database', node: 2, namespace }),
-      plain: await lab.pod({ name: 'plain', node: 1, namespace: 'elsewhere' }),
+      plain: await lab.outsider('plain'),
     };
     await lab.cluster.label(namespace, 'enabled');
     await Promise.all([

@@ -82,7 +82,7 @@ describe('AuthorizationPolicy for HTTP', { timeout: 600_000 }, () => {
   before(async () => {
     shop = await openShop();
     policies = new Policies(shop, [shop.daemon1, shop.daemon2]);
-    plain = await shop.lab.pod({ name: 'plain', node: 1, namespace: 'elsewhere' });
+    plain = await shop.lab.outsider('plain');
     app = await HttpApp.on(shop.server);
   });
   after(() => shop.lab[Symbol.asyncDispose]());

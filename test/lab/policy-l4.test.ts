@@ -38,7 +38,7 @@ describe('AuthorizationPolicy below HTTP', { timeout: 600_000 }, () => {
     policies = new Policies(shop, [daemon1, daemon2]);
     await lab.cluster.relabel(server.object(), { app: 'web' });
     other = await lab.pod({ name: 'other', node: 1, namespace: 'bank' });
-    plain = await lab.pod({ name: 'plain', node: 1, namespace: 'elsewhere' });
+    plain = await lab.outsider('plain');
     await lab.cluster.label('bank', 'enabled');
     await daemon1.waitState(other, 'enrolled');
     [sink, second] = await Promise.all([server.serve('sink', 8081), server.serve('sink', 8082)]);

@@ -28,7 +28,7 @@ describe('PeerAuthentication', { timeout: 300_000 }, () => {
     const { lab, server, daemon1, daemon2 } = shop;
     policies = new Policies(shop, [daemon1, daemon2]);
     await lab.cluster.relabel(server.object(), { app: 'web' });
-    outside = await lab.pod({ name: 'outside', node: 1, namespace: 'elsewhere' });
+    outside = await lab.outsider('outside');
     const [one, two] = await Promise.all([server.serve('sink', 8081), server.serve('sink', 8082)]);
     sinks = { 8081: one, 8082: two };
   });

@@ -153,7 +153,7 @@ describe('refused in the kernel', TIMEOUT, () => {
 
   it('what was refused while no daemon ran is told by the next one, once', TIMEOUT, async () => {
     const { lab, server, daemon2 } = shop;
-    const outsider = await lab.pod({ name: 'outsider', node: 1, namespace: 'elsewhere' });
+    const outsider = await lab.outsider('outsider');
     const before = (await sink.stats()).received;
     await daemon2.stop('SIGKILL');
     assert.deepEqual(await connects(outsider.place(), 5), { ECONNREFUSED: 5 });

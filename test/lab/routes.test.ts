@@ -290,7 +290,7 @@ describe('where a meshed pod’s connections go', { timeout: 300_000 }, () => {
 
   it('into a PERMISSIVE pod from outside the mesh: plaintext, from its own address', async () => {
     const { lab, server, daemon2 } = shop;
-    const stranger = await lab.pod({ name: 'stranger', node: 1, namespace: 'elsewhere' });
+    const stranger = await lab.outsider('stranger');
     const reply = await stranger.request(server.ip, 8080);
     assert.equal(reply.status, 200);
     assert.equal(reply.peer, reply.result.local);

@@ -29,7 +29,7 @@ describe('the daemon is killed with -9', { timeout: 900_000 }, () => {
   it('pod traffic is refused and never plain, while kubelet probes go on; a restart takes the pins over', async (context) => {
     const { lab, client, server } = shop;
     assert.equal((await client.request(server.ip, 8080)).status, 200);
-    const outsider = await lab.pod({ name: 'outsider', node: 1, namespace: 'elsewhere' });
+    const outsider = await lab.outsider('outsider');
     await using wire = await lab.capture([lab.fabricPoint, client.capturePoint, server.capturePoint]);
     const before = (await sink.stats()).received;
     await Promise.all([shop.daemon1.stop('SIGKILL'), shop.daemon2.stop('SIGKILL')]);

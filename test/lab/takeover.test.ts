@@ -101,7 +101,7 @@ describe('what a daemon finds in the kernel', TIMEOUT, () => {
       await sleep(2_500); // its addresses are looked at twice before they count as settled, without an event
       // It leaves in order, its last step long after the address became the next one's.
       await lab.cluster.relabel(old.object(), { 'culvert.dev/mesh': 'disabled' });
-      const outsider = await lab.pod({ name: 'outsider', node: 1, namespace: 'elsewhere' });
+      const outsider = await lab.outsider('outsider');
       const clear = async (): Promise<void> => {
         const options = { first: randomBytes(64), timeoutMs: 1_000 };
         const result = await withoutPayload(app, () => outsider.send(next.ip, 8081, options));

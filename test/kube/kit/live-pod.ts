@@ -29,7 +29,7 @@ export class LivePod {
 
   /** Where a process of its container lives, as this machine sees it. @throws Error when it has none. */
   place(): Place {
-    const pid = this.node.podPids(this.uid).at(-1);
+    const pid = this.node.podInitPids(this.uid).at(-1);
     if (pid === undefined) throw new Error(`${this.name} (${this.uid}) has no process on ${this.node.name}`);
     const path = /^0::(.*)$/m.exec(readFileSync(`/proc/${pid}/cgroup`, 'utf8'))?.[1] ?? '';
     return { cgroup: join(cgroup2Mount(), path), netns: `/proc/${pid}/ns/net` };

@@ -14,6 +14,7 @@ import {
 import { basename, join } from 'node:path';
 import { ip } from '../../lab/kit/net.ts';
 import type { CapturePoint } from '../../lab/kit/capture.ts';
+import { startedAt } from '../../../daemon/capture/sandbox.ts';
 import { must } from '../../support/run.ts';
 import type { RunOptions } from '../../support/run.ts';
 import { until } from '../../support/wait.ts';
@@ -89,18 +90,33 @@ export class KubeNode {
 
   /** Processes of a pod as this machine sees them, the sandbox's among them; none when it is not here. */
   podPids(uid: string): number[] {
+    return this.#containerPids(uid).flat();
+  }
+
+  /** Of these the oldest of each container: it lasts as long as that, where others may be about to end. */
+  podInitPids(uid: string): number[] {
+    return this.#containerPids(uid).flatMap((pids) => {
+      const [oldest] = pids
+        .map((pid) => ({ pid, at: startedAt('/proc', pid) }))
+        .filter(({ at }) => at !== Infinity)
+        .sort((a, b) => a.at - b.at);
+      return oldest === undefined ? [] : [oldest.pid];
+    });
+  }
+
+  #containerPids(uid: string): number[][] {
     const roots = ['', 'burstable', 'besteffort'].map((qos) =>
       join(this.cgroup, 'kubepods', qos, `pod${uid}`),
     );
     const containers = roots.flatMap((root) => (existsSync(root) ? subfolders(root) : []));
-    return containers.flatMap((folder) =>
+    return containers.map((folder) =>
       readFileSync(join(folder, 'cgroup.procs'), 'utf8').split('\n').filter(Boolean).map(Number),
     );
   }
 
   /** Inside a pod of this node, for a capture. @throws Error when it has no process. */
   podCapturePoint(name: string, uid: string): CapturePoint {
-    const [pid] = this.podPids(uid);
+    const [pid] = this.podInitPids(uid);
     if (pid === undefined) throw new Error(`${name} (${uid}) has no process on ${this.name}`);
     return { name: `pod ${name}`, netns: `/proc/${pid}/ns/net`, device: 'eth0' };
   }

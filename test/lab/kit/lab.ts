@@ -11,7 +11,7 @@ import { spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { Socket } from 'node:net';
 import { createInterface } from 'node:readline';
-import { within } from '../../support/wait.ts';
+import { until, within } from '../../support/wait.ts';
 import { Server, serveArguments } from './apps.ts';
 import type { ServeOptions, ServerKind } from './apps.ts';
 import { Capture } from './capture.ts';
@@ -130,6 +130,18 @@ export class Lab implements AsyncDisposable {
     if (!this.cluster.has('Namespace', '', namespace)) await this.cluster.namespace(namespace);
     await this.cluster.serviceAccount(namespace, spec.serviceAccount ?? spec.name);
     return LabPod.create(spec, this.node(spec.node), this.cluster);
+  }
+
+  /**
+   * A pod outside the mesh, that the node's daemon, where one runs, has heard of: before that it is closed
+   * (daemon/capture/unknown-pods.ts), which the kubelet is too slow to let anybody see.
+   */
+  async outsider(name: string, node = 1): Promise<LabPod> {
+    const pod = await this.pod({ name, node, namespace: 'elsewhere' });
+    const isOpen = async (): Promise<boolean> =>
+      (await pod.send(FABRIC.nodeIp(node), 1)).error === 'ECONNREFUSED';
+    await until(`${name} to be left alone`, isOpen);
+    return pod;
   }
 
   /** Starts node `index`'s daemon, the first time with its pod; again after `daemon.stop()`. */
