@@ -20,7 +20,7 @@ import { Crowd } from './crowd.ts';
 import { Load, allWell, shown } from './survival-load.ts';
 import { DRAIN_MS, HEALTH_PORT, Stage, unreadyWhile } from './survival-stage.ts';
 
-const CROWD = IS_LONG ? 2_000 : 500;
+const CROWD = 2_000;
 const PER_SECOND = 100;
 const AWAY_MS = IS_LONG ? 120_000 : 20_000;
 /** Of the next release, which says its version from it. */
