@@ -42,7 +42,7 @@ async function call(admin: string, method: 'GET' | 'POST', path: string): Promis
   } catch (error) {
     throw new MeshError(
       'ADMIN_UNREACHABLE',
-      `no daemon answers on ${admin} (${error instanceof Error ? error.message : 'unknown'}); is it running on this node? With Kubernetes: kubectl port-forward to the node's daemon pod, or --admin HOST:PORT`,
+      `no daemon answers on ${admin} (${error instanceof Error ? error.message : 'unknown'}); is it running here? On Kubernetes it listens inside its pod: kubectl -n culvert-system exec POD -- culvert …, or a port-forward and --admin HOST:PORT`,
       { cause: error },
     );
   }

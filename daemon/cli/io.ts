@@ -87,7 +87,7 @@ export interface Io {
   readonly entryPoints: EntryPoints;
 }
 
-/** What a command ends with: 0 well, 1 a problem was found, 2 wrong usage or no daemon. */
+/** What a command ends with: 0 well, 1 a problem was found, 2 wrong usage, or no daemon or API server to ask. */
 export type ExitCode = 0 | 1 | 2;
 
 /** How a command hands its exit code over. */

@@ -56,7 +56,10 @@ function makeProgram(context: Context): Command {
     .exitOverride()
     .configureOutput({ writeOut: (text) => io.out(text), writeErr: (text) => io.err(text) })
     .showHelpAfterError("See 'culvert --help'.")
-    .addHelpText('after', '\nExit codes: 0 well, 1 a problem was found, 2 wrong usage or no daemon to ask.');
+    .addHelpText(
+      'after',
+      '\nExit codes: 0 well, 1 a problem was found, 2 wrong usage, or no daemon or API server to ask.',
+    );
   for (const add of COMMANDS) add(program, context);
   return program;
 }

@@ -26,9 +26,9 @@ function namespace(name: string, labels: Record<string, string> = {}): void {
   api.add(`/api/v1/namespaces/${name}`, { metadata: { name, labels } });
 }
 
-function node(name: string, kernelVersion = '6.1.0-30-amd64'): void {
+function node(name: string, kernelVersion = '6.1.0-30-amd64', operatingSystem = 'linux'): void {
   const conditions = [{ type: 'Ready', status: 'True' }];
-  const nodeInfo = { kernelVersion, operatingSystem: 'linux' };
+  const nodeInfo = { kernelVersion, operatingSystem };
   api.add(`/api/v1/nodes/${name}`, {
     metadata: { name },
     spec: { podCIDRs: [name === 'n1' ? '10.244.1.0/24' : '10.244.2.0/24'] },
@@ -235,6 +235,12 @@ describe('culvert uninstall of a cluster', () => {
       api.add(`/apis/rbac.authorization.k8s.io/v1/${path}`, {
         metadata: { name: path.split('/')[1] ?? '', labels },
       });
+    // As overlay cert-manager makes them; those of our own namespace go with it.
+    for (const namespace of ['cert-manager', 'culvert-system'])
+      for (const kind of ['roles', 'rolebindings'])
+        api.add(`/apis/rbac.authorization.k8s.io/v1/namespaces/${namespace}/${kind}/culvert-issuer-bundle`, {
+          metadata: { name: 'culvert-issuer-bundle', namespace, labels: ours },
+        });
   });
 
   /** What daemons and controllers do when they see the change. */
@@ -257,7 +263,9 @@ describe('culvert uninstall of a cluster', () => {
     assert.deepEqual([code, err], [0, '']);
     assertGolden('cluster-uninstall', out);
     assert.equal(api.objects.get('/api/v1/namespaces/shop')?.metadata.labels?.[MESH], undefined);
-    const left = [...api.objects.keys()].filter((path) => /culvert/.test(path));
+    const left = [...api.objects.keys()].filter(
+      (path) => /culvert/.test(path) && !path.includes('/namespaces/culvert-system/'),
+    );
     assert.deepEqual(left, []);
     assert.ok(api.objects.has('/apis/rbac.authorization.k8s.io/v1/clusterroles/admin'));
   });
@@ -347,6 +355,14 @@ describe('culvert check of a cluster', () => {
       ['shop/only-80'],
     );
     assert.match(out, /kubectl -n shop patch networkpolicy only-80 --type=json.*"port":15008/);
+  });
+
+  it('asks for no daemon on a node that can have none', async () => {
+    node('n3', '10.0.20348', 'windows');
+    node('n4', '5.10.0-8');
+    const { out } = await run('check');
+    assert.match(out, /warn {2}node n3: windows/);
+    assert.deepEqual(out.match(/daemon of node \S+/g), ['daemon of node n1:', 'daemon of node n2:']);
   });
 
   it('after: names a node without a daemon, a daemon that may too much, and a missing trust bundle', async () => {

@@ -18,6 +18,7 @@ const STUB = `#!/bin/bash
 set -- "\${0##*/}" "$@"
 printf '%s\\n' "$@" '' >>"$CALLS"
 [[ "$*" != 'kind get clusters' ]] || printf '%s\\n' "\${CLUSTERS:-}"
+[[ "$*" != *' get job/bench '* ]] || echo '[{"type":"Complete"}]'
 [[ "$*" != *'--config -'* ]] || cat >"$CALLS.config"
 [ "$PWD" = "$WANTED_PWD" ] || exit 9
 [[ -z "\${FAILS:-}" || "$*" != *"$FAILS"* ]]

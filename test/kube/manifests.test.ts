@@ -1,6 +1,8 @@
 /** The manifests as they are: no wider than they say, and accepted by a real API server, every one of them. */
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { KNOB_NAMES, envOf, parseConfig } from '../../daemon/config.ts';
 import { ControlPlane } from './kit/control-plane.ts';
@@ -14,6 +16,7 @@ import {
   list,
   pathOf,
   render,
+  renderFolder,
   text,
   texts,
 } from './manifests.ts';
@@ -223,6 +226,47 @@ describe('settings', () => {
         assert.equal(text(container(podSpec(root, kind, name)), 'image'), expected, `${root} ${kind}`);
     }
   });
+});
+
+describe('the overlay cert-manager', () => {
+  for (const [issuer, bundle] of [
+    ['ClusterIssuer/corp', 'ConfigMap/trust/corp-roots/ca.crt'],
+    ['Issuer/team.issuer', 'Secret/culvert-system/team-ca/tls.crt'],
+  ] as const)
+    it(`gives rights on what its config.yaml names: ${issuer}, ${bundle}`, async () => {
+      const folder = mkdtempSync(path.join(tmpdir(), 'culvert-manifests-'));
+      try {
+        cpSync(pathOf('README.md').replace(/README\.md$/, ''), folder, { recursive: true });
+        const overlay = path.join(folder, 'overlays/cert-manager');
+        const config = path.join(overlay, 'config.yaml');
+        const named = readFileSync(config, 'utf8')
+          .replace(/(CULVERT_CERT_ISSUER:) .*/, `$1 ${issuer}`)
+          .replace(/(CULVERT_CERT_ISSUER_BUNDLE:) .*/, `$1 ${bundle}`);
+        writeFileSync(config, named);
+        const objects = await renderFolder(overlay);
+        const [, issuerName = ''] = issuer.split('/');
+        const approves = texts(
+          find(objects, 'ClusterRole', 'culvert-cert-manager'),
+          'rules',
+          2,
+          'resourceNames',
+        );
+        assert.deepEqual(approves, [
+          `clusterissuers.cert-manager.io/${issuerName}`,
+          `issuers.cert-manager.io/${OWN}.${issuerName}`,
+        ]);
+        const [, namespace, name] = bundle.split('/');
+        for (const kind of ['Role', 'RoleBinding'])
+          assert.equal(
+            text(find(objects, kind, 'culvert-issuer-bundle'), 'metadata', 'namespace'),
+            namespace,
+          );
+        const reads = find(objects, 'Role', 'culvert-issuer-bundle');
+        assert.deepEqual(texts(reads, 'rules', 0, 'resourceNames'), [name]);
+      } finally {
+        rmSync(folder, { recursive: true });
+      }
+    });
 });
 
 describe('culvert-ca', () => {

@@ -31,8 +31,11 @@ export function pathOf(file: Root | 'README.md'): string {
 }
 
 /** The objects that `kubectl kustomize` prints for a root. */
-export async function render(root: Root): Promise<readonly Manifest[]> {
-  const printed = await must([await multi(), 'kubectl', 'kustomize', pathOf(root)]);
+export const render = (root: Root): Promise<readonly Manifest[]> => renderFolder(pathOf(root));
+
+/** The same for a folder of somebody's own. */
+export async function renderFolder(folder: string): Promise<readonly Manifest[]> {
+  const printed = await must([await multi(), 'kubectl', 'kustomize', folder]);
   return parseAllDocuments(printed).map((document) => {
     const object: unknown = document.toJS();
     return { kind: text(object, 'kind'), name: text(object, 'metadata', 'name'), object };

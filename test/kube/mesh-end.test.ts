@@ -30,7 +30,7 @@ const DEMO = ['client', 'server', ...PROBED];
 const LIMITS = { timeout: 600_000 };
 /** README, 'Uninstalling': how a person removes what a node has left, with nothing but its container runtime. */
 const CLEANUP = `
-  ctr -n k8s.io images mount "$0" /mnt >/dev/null && mount --rbind /sys /mnt/sys && mount --bind /proc /mnt/proc &&
+  ctr -n k8s.io images mount "$0" /mnt >/dev/null && mount --rbind --make-rslave /sys /mnt/sys && mount --bind /proc /mnt/proc &&
   chroot /mnt /usr/local/bin/culvert cleanup --node "$1"
   code=$?; umount -R /mnt/sys; umount /mnt/proc; ctr -n k8s.io images unmount --rm /mnt >/dev/null; exit $code`;
 
@@ -135,8 +135,12 @@ describe('the end of the mesh on a Kubernetes of two nodes', () => {
       await mesh.controlPlane.apiServer.kill();
       try {
         assert.deepEqual(await ask(), { status: 0, isClear: false });
-        for (const node of mesh.cluster.nodes)
+        for (const node of mesh.cluster.nodes) {
+          const mounts = (): Promise<string> => node.exec(['findmnt', '-rn', '-R', '/sys']);
+          const before = await mounts();
           assert.match(await node.exec(['sh', '-c', CLEANUP, mesh.image.reference, node.name]), /^removed /m);
+          assert.equal(await mounts(), before, 'the node’s own mounts have changed');
+        }
         await noneLeftOnNodes();
         assert.deepEqual(await ask(), { status: 200, isClear: true });
       } finally {

@@ -33,7 +33,9 @@ export async function showClusterCerts(
     options.renew === undefined ? await read(api, options) : await renew(io, api, options);
   io.out(options.json === true ? `${JSON.stringify(lines, undefined, 2)}\n` : certsText(lines, io));
   if (unlisted > 0)
-    io.err(`culvert certs: ${unlisted} more are not listed; ask a node: kubectl exec POD -- culvert certs\n`);
+    io.err(
+      `culvert certs: ${unlisted} more are not listed; ask a node: kubectl -n culvert-system exec POD -- culvert certs\n`,
+    );
   return lines.some(({ state }) => state === 'failed' || state === 'expired') ? 1 : 0;
 }
 

@@ -99,8 +99,7 @@ async function policyCrds(api: KubeApi): Promise<Finding> {
 
 function nodes(all: readonly NodeObject[]): Finding[] {
   return all.map((node) => {
-    const { kernelVersion = '', operatingSystem = 'linux' } = node.status?.nodeInfo ?? {};
-    const why = whyNoCapture(operatingSystem, kernelVersion);
+    const { kernelVersion, operatingSystem, why } = capturing(node);
     return {
       id: 'NODE_CAPTURE',
       ok: why === undefined ? true : 'warn',
@@ -108,9 +107,23 @@ function nodes(all: readonly NodeObject[]): Finding[] {
       detail: [operatingSystem, kernelVersion, why]
         .filter((part) => part !== undefined && part !== '')
         .join(', '),
-      fix: why === undefined ? '' : 'its pods stay outside the mesh; see LIMITS.md',
+      fix: why === undefined ? '' : OUTSIDE,
     };
   });
+}
+
+/** A daemon that never starts never says which roots it trusts. */
+const OUTSIDE =
+  'its pods stay outside the mesh; keep the DaemonSet off it (nodeAffinity), or a rotation of the root waits for it';
+
+function capturing(node: NodeObject): {
+  readonly kernelVersion: string;
+  readonly operatingSystem: string;
+  /** Why it can't have a daemon. */
+  readonly why: string | undefined;
+} {
+  const { kernelVersion = '', operatingSystem = 'linux' } = node.status?.nodeInfo ?? {};
+  return { kernelVersion, operatingSystem, why: whyNoCapture(operatingSystem, kernelVersion) };
 }
 
 function whyNoCapture(system: string, kernel: string): string | undefined {
@@ -161,8 +174,12 @@ async function networkPolicies(api: KubeApi, objects: ClusterObjects): Promise<F
   }));
 }
 
+/** Of the nodes that can have one. */
 function daemons(objects: ClusterObjects): Finding[] {
-  return clusterStatus(objects).nodes.map(({ node, ready, daemonPod, daemonReady, version: running }) => ({
+  const incapable = objects.nodes.filter((node) => capturing(node).why !== undefined);
+  const names = new Set(incapable.map(({ metadata }) => metadata.name));
+  const capable = clusterStatus(objects).nodes.filter(({ node }) => !names.has(node));
+  return capable.map(({ node, ready, daemonPod, daemonReady, version: running }) => ({
     id: 'DAEMON',
     ok: daemonReady ? true : ready ? false : 'warn',
     what: `daemon of node ${node}`,

@@ -17,17 +17,24 @@ export interface ClusterUninstallOptions {
 
 const POLL_MS = 500;
 const OURS = { labelSelector: 'app.kubernetes.io/name=culvert' };
-/** Cluster-scoped collections of manifests/, and what the CA makes. The policy CRDs are the user's: never here. */
-const CLUSTER_COLLECTIONS = [
+/**
+ * Collections of manifests/ that have more than what goes with our namespace; a Role of cert-manager's is one (overlay
+ * cert-manager). The policy CRDs are the user's: never here.
+ */
+const COLLECTIONS = [
   '/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings',
   '/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies',
   '/apis/rbac.authorization.k8s.io/v1/clusterrolebindings',
   '/apis/rbac.authorization.k8s.io/v1/clusterroles',
+  '/apis/rbac.authorization.k8s.io/v1/rolebindings',
+  '/apis/rbac.authorization.k8s.io/v1/roles',
 ] as const;
 const TRUST_BUNDLE = 'culvert.dev:workload:bundle';
 const BUNDLE_VERSIONS = ['v1', 'v1beta1', 'v1alpha1'] as const;
 
-const anySchema = z.looseObject({ metadata: z.looseObject({ name: z.string() }) });
+const anySchema = z.looseObject({
+  metadata: z.looseObject({ name: z.string(), namespace: z.string().nullish() }),
+});
 
 /**
  * Unlabels, waits until no pod says that it takes tunnels, ends the daemons, deletes the objects.
@@ -64,9 +71,7 @@ async function plan(io: Io, api: KubeApi, system: string): Promise<ExitCode> {
   const pods = await leaving(api);
   io.out(`would wait for ${pods.length} enrolled pods to leave\n`);
   io.out(`would delete DaemonSet ${system}/culvert and wait for its pods\n`);
-  for (const path of CLUSTER_COLLECTIONS)
-    for (const { metadata } of await listAll(api, path, anySchema, OURS))
-      io.out(`would delete ${path.split('/').at(-1) ?? path}/${metadata.name}\n`);
+  for (const { title } of await ourObjects(api, system)) io.out(`would delete ${title}\n`);
   io.out(`would delete namespace ${system} with all in it, the CA's Secret included\n`);
   return 0;
 }
@@ -110,11 +115,10 @@ async function withdraw(io: Io, api: KubeApi): Promise<void> {
 }
 
 async function deleteObjects(io: Io, api: KubeApi, system: string): Promise<void> {
-  for (const path of CLUSTER_COLLECTIONS)
-    for (const { metadata } of await listAll(api, path, anySchema, OURS)) {
-      await deleteOptional(api, `${path}/${encodeURIComponent(metadata.name)}`);
-      io.out(`${path.split('/').at(-1) ?? path}/${metadata.name}: deleted\n`);
-    }
+  for (const { title, path } of await ourObjects(api, system)) {
+    await deleteOptional(api, path);
+    io.out(`${title}: deleted\n`);
+  }
   for (const version of BUNDLE_VERSIONS) {
     const path = `/apis/certificates.k8s.io/${version}/clustertrustbundles/${TRUST_BUNDLE}`;
     if (!(await deleteOptional(api, path))) continue;
@@ -123,6 +127,25 @@ async function deleteObjects(io: Io, api: KubeApi, system: string): Promise<void
   }
   if (await deleteOptional(api, `/api/v1/namespaces/${system}`))
     io.out(`namespace ${system}: deleted, the CA's Secret with it\n`);
+}
+
+/** What of the collections is ours, but for what goes with our namespace. */
+async function ourObjects(api: KubeApi, system: string): Promise<{ title: string; path: string }[]> {
+  const found = await Promise.all(
+    COLLECTIONS.map(async (collection) => {
+      const objects = await listAll(api, collection, anySchema, OURS);
+      return objects
+        .filter(({ metadata }) => metadata.namespace !== system)
+        .map(({ metadata: { name, namespace } }) => {
+          const split = collection.lastIndexOf('/');
+          const [group, kind] = [collection.slice(0, split), collection.slice(split + 1)];
+          const where = namespace ? `/namespaces/${namespace}` : '';
+          const title = namespace ? `${kind}/${name} of namespace ${namespace}` : `${kind}/${name}`;
+          return { title, path: `${group}${where}/${kind}/${encodeURIComponent(name)}` };
+        });
+    }),
+  );
+  return found.flat();
 }
 
 async function namespaceLeft(api: KubeApi, system: string): Promise<readonly unknown[]> {
