@@ -115,7 +115,7 @@ describe('a pod that is unlike others', { timeout: 300_000 }, () => {
       }`;
       await server.node.must(['nft', '-f', '-'], table);
       await daemon2.waitState(pod, 'enrolled');
-      await lab.cluster.waitPublished([pod], 'enrolled');
+      await daemon1.waitHeard(pod);
       const first = randomBytes(64);
       const out = await withoutPayload(app, () => client.send(pod.ip, 8081, { first }));
       assert.equal(out.end, 'error');

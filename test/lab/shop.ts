@@ -62,4 +62,5 @@ export async function openShop(
 export async function enrol({ lab, client, server, daemon1, daemon2 }: Shop): Promise<void> {
   await lab.cluster.label('shop', 'enabled');
   await Promise.all([daemon1.waitState(client, 'enrolled'), daemon2.waitState(server, 'enrolled')]);
+  await Promise.all([daemon1, daemon2].map((daemon) => daemon.waitHeard(client, server)));
 }

@@ -162,7 +162,7 @@ describe('a stream between two nodes', { timeout: 1_200_000 }, () => {
       const pod = await lab.pod({ name, node: 2, ips: [own] });
       await pod.serve('http', 8087);
       await daemon2.waitState(pod, 'enrolled');
-      await lab.cluster.waitPublished([pod], 'enrolled');
+      await daemon1.waitHeard(pod);
       const from = daemon1.process.lines.length;
       assert.equal((await client.request(own, 8087)).name, name);
       const record = await daemon1.waitForAccess('its record', (r) => r['dst.workload'] === name, { from });
@@ -220,7 +220,7 @@ describe('two pods of one service account, one on each node', { timeout: 300_000
     });
     const apps: Server[] = [await one.serve('http', 8080), await two.serve('http', 8080)];
     await Promise.all([daemon1.waitState(one, 'enrolled'), daemon2.waitState(two, 'enrolled')]);
-    await lab.cluster.waitPublished([one, two], 'enrolled');
+    await Promise.all([daemon1.waitHeard(one, two), daemon2.waitHeard(one, two)]);
 
     for (const [from, to] of [
       [one, two],

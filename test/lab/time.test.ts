@@ -96,7 +96,7 @@ describe('pods that come and go', { timeout: 600_000 }, () => {
     const old = await lab.pod({ name: 'old', node: 2 });
     await old.serve('http', 8080);
     await daemon2.waitState(old, 'enrolled');
-    await lab.cluster.waitPublished([old], 'enrolled');
+    await daemon1.waitHeard(old);
     assert.equal((await client.request(old.ip, 8080)).name, 'old');
 
     await old.delete({ keepObject: true });

@@ -31,6 +31,16 @@ export type LogRecord = Readonly<Record<string, unknown>>;
 
 const NodeStatus = z.object({ pods: z.array(z.object({ uid: z.string(), state: z.string() })) });
 
+const Published = z.object({
+  state: z.array(
+    z.object({
+      kind: z.string(),
+      key: z.string(),
+      value: z.object({ state: z.string() }).partial().nullish(),
+    }),
+  ),
+});
+
 const Record_ = z.record(z.string(), z.unknown());
 
 export class LabDaemon implements AsyncDisposable {
@@ -110,6 +120,19 @@ export class LabDaemon implements AsyncDisposable {
       timeoutMs,
       detail: () => `it is ${last}\n${this.process.tail()}`,
     });
+  }
+
+  /** Waits until each of its workers knows that these pods are enrolled, wherever they run: it tunnels to them then. */
+  async waitHeard(...pods: readonly { readonly uid: string }[]): Promise<void> {
+    const haveBeenHeard = async (): Promise<boolean> => {
+      const { state } = Published.parse(await this.admin('/config'));
+      const published = state.filter(({ kind }) => kind === 'published');
+      const states = new Map(published.map(({ key, value }) => [key, value?.state]));
+      return pods.every(({ uid }) => states.get(uid) === 'enrolled');
+    };
+    await until('it to have heard of them', haveBeenHeard, { detail: () => this.process.tail() });
+    // Every worker answers this, on the way on which the news came before.
+    await this.admin('/connections');
   }
 
   /** /metrics as text. */
