@@ -20,8 +20,9 @@ export const entryPoints: EntryPoints = {
     return cleanupNode(options);
   },
   async connectCluster(kubeconfig) {
-    const { connectKube } = await import('../kube/client.ts');
-    return connectKube(kubeconfig, process.env, { userAgent: `culvert/${VERSION}` });
+    const { KubeClient } = await import('../kube/client.ts');
+    const { openKubeconfig } = await import('../kube/config.ts');
+    return new KubeClient(openKubeconfig(kubeconfig), { userAgent: `culvert/${VERSION}` });
   },
   async readManifests(paths, stdin) {
     const { readManifests } = await import('../cluster/manifests.ts');

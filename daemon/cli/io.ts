@@ -1,5 +1,6 @@
 /** What a command may touch of the world; tests give their own. */
 import type { Config } from '../config.ts';
+import type { KubeconfigChoice } from '../kube/config.ts';
 import type { KubeApi } from '../kube/seams.ts';
 import type { TrustDomain } from '../mesh/ids.ts';
 import type { Delta } from '../mesh/model.ts';
@@ -64,7 +65,7 @@ export interface EntryPoints {
   preflight(config: Config): Promise<readonly Finding[]>;
   cleanupNode(options: CleanupOptions): Promise<CleanupResult>;
   /** The API that a kubeconfig names. @throws MeshError CONFIG_INVALID when it can't be used. */
-  connectCluster(kubeconfig: string): Promise<KubeApi>;
+  connectCluster(kubeconfig: KubeconfigChoice): Promise<KubeApi>;
   /** Files, folders, and standard input (`-`). Never rejects. */
   readManifests(paths: readonly string[], stdin: Io['stdin']): Promise<Manifests>;
   /** What the mesh makes of one Kubernetes object, as of one in the daemon's folder. */

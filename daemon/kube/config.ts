@@ -7,7 +7,7 @@ import type { RequestOptions } from 'node:https';
 import { isIPv6 } from 'node:net';
 import { dirname, resolve } from 'node:path';
 import { newClusters, newContexts, newUsers } from '@kubernetes/client-node/dist/config_types.js';
-import type { Cluster, User } from '@kubernetes/client-node/dist/config_types.js';
+import type { Cluster, Context, User } from '@kubernetes/client-node/dist/config_types.js';
 import { ExecAuth } from '@kubernetes/client-node/dist/exec_auth.js';
 import { FileAuth } from '@kubernetes/client-node/dist/file_auth.js';
 import { parse } from 'yaml';
@@ -42,12 +42,33 @@ const ACCOUNT = '/var/run/secrets/kubernetes.io/serviceaccount';
 const FILE_AGE_MS = 60_000;
 const PLUGIN_LIMIT_MS = 60_000;
 
+const CONTEXTS_NAMED = 10;
+
+/** Which user of which cluster, as kubectl has it. */
+export interface KubeconfigChoice {
+  /** Paths, at least one; those where nothing is are passed over. Of two that give one name a value, the first holds. */
+  readonly files: readonly string[];
+  /** undefined: the current one. */
+  readonly context: string | undefined;
+}
+
 const kubeconfigSchema = z.object({
   clusters: z.array(z.unknown()).nullish(),
   contexts: z.array(z.unknown()).nullish(),
   users: z.array(z.looseObject({ name: z.string(), user: z.looseObject({}).nullish() })).nullish(),
   'current-context': z.string().nullish(),
 });
+
+/** What a file holds, or several one after the other: the first of a name counts. Its paths are absolute. */
+interface Kubeconfig {
+  /** For a person: the files. */
+  readonly where: string;
+  /** '' when none is. */
+  readonly current: string;
+  readonly contexts: readonly Context[];
+  readonly clusters: readonly Cluster[];
+  readonly users: readonly User[];
+}
 
 /**
  * Access by the kubeconfig file at `path`; '' means: as a pod's service account.
@@ -59,7 +80,18 @@ export function openAccess(
   env: Readonly<Record<string, string | undefined>>,
   accountFolder = ACCOUNT,
 ): Access {
-  return path === '' ? fromPod(env, accountFolder) : fromFile(path);
+  return path === '' ? fromPod(env, accountFolder) : openKubeconfig({ files: [path], context: undefined });
+}
+
+/**
+ * Access by one context of one or several kubeconfig files.
+ * @throws MeshError CONFIG_INVALID naming what is missing or not supported.
+ */
+export function openKubeconfig({ files, context }: KubeconfigChoice): Access {
+  const all = merged(files);
+  const { cluster, user } = inContext(all, context ?? all.current);
+  mustBeSupported(all.where, cluster, user);
+  return new ServerAccess(cluster, user);
 }
 
 function fromPod(env: Readonly<Record<string, string | undefined>>, folder: string): Access {
@@ -78,48 +110,97 @@ function fromPod(env: Readonly<Record<string, string | undefined>>, folder: stri
   );
 }
 
-function fromFile(path: string): Access {
-  const { cluster, user } = readKubeconfig(path);
+function mustBeSupported(where: string, cluster: Cluster, user: User): void {
   if (cluster.skipTLSVerify)
     throw invalid(
-      `${path}: insecure-skip-tls-verify is set: anyone could pose as the API server; give its certificate-authority`,
+      `${where}: insecure-skip-tls-verify is set: anyone could pose as the API server; give its certificate-authority`,
     );
   if (!cluster.server.startsWith('https://'))
-    throw invalid(`${path}: the server ${cluster.server} is not https`);
-  if (cluster.proxyUrl) throw invalid(`${path}: proxy-url is not supported`);
+    throw invalid(`${where}: the server ${cluster.server} is not https`);
+  if (cluster.proxyUrl) throw invalid(`${where}: proxy-url is not supported`);
   const provider: unknown = user.authProvider;
   if (provider && !new FileAuth().isAuthProvider(user))
-    throw invalid(`${path}: auth-provider is not supported; use an exec plugin, a token or a certificate`);
-  const from = (file: string | undefined): string | undefined => file && resolve(dirname(path), file);
-  // client-node leaves what is not there undefined or null.
-  return new ServerAccess(
-    { ...cluster, ...(cluster.caFile ? { caFile: from(cluster.caFile) ?? '' } : {}) },
-    {
-      ...user,
-      ...(user.certFile ? { certFile: from(user.certFile) ?? '' } : {}),
-      ...(user.keyFile ? { keyFile: from(user.keyFile) ?? '' } : {}),
-    },
-  );
+    throw invalid(`${where}: auth-provider is not supported; use an exec plugin, a token or a certificate`);
 }
 
-/** The cluster and the user of the current context. */
-function readKubeconfig(path: string): { cluster: Cluster; user: User } {
+/** The cluster and the user that a context names. A context without a user is asked as nobody. */
+function inContext(all: Kubeconfig, name: string): { cluster: Cluster; user: User } {
+  const context = all.contexts.find((one) => one.name === name);
+  if (context === undefined) throw invalid(noContext(all, name));
+  const cluster = all.clusters.find((one) => one.name === context.cluster);
+  if (cluster === undefined) throw invalid(`${all.where}: there is no cluster "${context.cluster}"`);
+  const user = all.users.find((one) => one.name === context.user);
+  if (user === undefined && context.user) throw invalid(`${all.where}: there is no user "${context.user}"`);
+  return { cluster, user: user ?? { name: 'nobody' } };
+}
+
+function noContext({ where, contexts }: Kubeconfig, name: string): string {
+  const names = [...new Set(contexts.map((context) => context.name))];
+  const more = names.length > CONTEXTS_NAMED ? ` and ${names.length - CONTEXTS_NAMED} more` : '';
+  const known =
+    names.length === 0 ? 'there is none' : `there are: ${names.slice(0, CONTEXTS_NAMED).join(', ')}`;
+  return `${where}: there is no context "${name}"; ${known}${more}`;
+}
+
+function merged(files: readonly string[]): Kubeconfig {
+  const read = files.flatMap((path) => readKubeconfig(path) ?? []);
+  if (read.length === 0) throw invalid(`there is no kubeconfig at ${files.join(' or ')}`);
+  return {
+    where: read.map(({ where }) => where).join(', '),
+    current: read.find(({ current }) => current !== '')?.current ?? '',
+    contexts: read.flatMap(({ contexts }) => contexts),
+    clusters: read.flatMap(({ clusters }) => clusters),
+    users: read.flatMap(({ users }) => users),
+  };
+}
+
+/** undefined: there is no such file. An empty one, such as /dev/null, holds nothing. */
+function readKubeconfig(path: string): Kubeconfig | undefined {
   try {
-    const file = kubeconfigSchema.parse(parse(readFileSync(path, 'utf8')));
-    const context = newContexts(file.contexts).find(({ name }) => name === file['current-context']);
-    const cluster = newClusters(file.clusters).find(({ name }) => name === context?.cluster);
-    const user = newUsers(file.users).find(({ name }) => name === context?.user);
-    if (context === undefined) throw new Error(`there is no context "${file['current-context'] ?? ''}"`);
-    if (cluster === undefined) throw new Error(`there is no cluster "${context.cluster}"`);
-    const raw = file.users?.find(({ name }) => name === context.user)?.user;
-    const tokenFile: unknown = raw?.['tokenFile'];
-    if (typeof tokenFile === 'string')
-      return { cluster, user: tokenFileUser(context.user, resolve(dirname(path), tokenFile)) };
-    return { cluster, user: user ?? { name: 'nobody' } };
+    const text = textAt(path);
+    if (text === undefined) return undefined;
+    const file = kubeconfigSchema.parse(parse(text) ?? {});
+    return {
+      where: path,
+      current: file['current-context'] ?? '',
+      contexts: newContexts(file.contexts),
+      clusters: newClusters(file.clusters).map((cluster) => clusterFrom(path, cluster)),
+      users: newUsers(file.users).map((user, at) =>
+        userFrom(path, user, file.users?.[at]?.user?.['tokenFile']),
+      ),
+    };
   } catch (cause) {
     const why = cause instanceof Error ? cause.message : String(cause);
     throw invalid(`the kubeconfig ${path} can't be used: ${why.slice(0, 300)}`, cause);
   }
+}
+
+function textAt(path: string): string | undefined {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return undefined;
+    throw error;
+  }
+}
+
+/** Absent is undefined or null: client-node hands on what the YAML has. */
+function clusterFrom(path: string, cluster: Cluster): Cluster {
+  return { ...cluster, ...(cluster.caFile ? { caFile: beside(path, cluster.caFile) } : {}) };
+}
+
+function userFrom(path: string, user: User, tokenFile: unknown): User {
+  if (typeof tokenFile === 'string') return tokenFileUser(user.name, beside(path, tokenFile));
+  return {
+    ...user,
+    ...(user.certFile ? { certFile: beside(path, user.certFile) } : {}),
+    ...(user.keyFile ? { keyFile: beside(path, user.keyFile) } : {}),
+  };
+}
+
+/** What a kubeconfig says is relative to its own folder. */
+function beside(path: string, file: string): string {
+  return resolve(dirname(path), file);
 }
 
 function tokenFileUser(name: string, tokenFile: string): User {

@@ -18,7 +18,12 @@ function run(...args: string[]): Promise<Ran> {
   return culvert(
     [...args, '--kubeconfig', 'k'],
     {},
-    { connectCluster: (path) => (assert.equal(path, 'k'), Promise.resolve(api)) },
+    {
+      connectCluster: (given) => {
+        assert.deepEqual(given, { files: ['k'], context: undefined });
+        return Promise.resolve(api);
+      },
+    },
   );
 }
 

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import type { TestContext } from 'node:test';
 import { stringify } from 'yaml';
-import { openAccess } from '../../daemon/kube/config.ts';
+import { openAccess, openKubeconfig } from '../../daemon/kube/config.ts';
 import { MeshError } from '../../daemon/errors.ts';
 import { tempDir } from '../support/tmp.ts';
 
@@ -105,11 +105,124 @@ describe('a kubeconfig', () => {
   it('that is missing, broken or without its context is refused by name', async (t) => {
     const dir = await folder(t);
     const path = join(dir, 'config');
-    assert.throws(() => openAccess(path, {}), /config can't be used: ENOENT/);
+    assert.throws(() => openAccess(path, {}), /there is no kubeconfig at .*config$/);
     await writeFile(path, '{"clusters": [');
     assert.throws(() => openAccess(path, {}), /config can't be used/);
     await writeFile(path, 'current-context: there\n');
-    assert.throws(() => openAccess(path, {}), /there is no context "there"/);
+    assert.throws(() => openAccess(path, {}), /there is no context "there"; there is none/);
+    await writeFile(
+      path,
+      'current-context: there\ncontexts: [{name: there, context: {cluster: c, user: u}}]\n',
+    );
+    assert.throws(() => openAccess(path, {}), /config: there is no cluster "c"/);
+  });
+
+  it('whose context names a user that is not there is refused: it would be asked as nobody', async (t) => {
+    const dir = await folder(t);
+    const contexts = { 'current-context': 'here', contexts: [context('here', 'c', 'jane')] };
+    const one = await write(dir, 'one', { ...contexts, clusters: [cluster('c', '10.0.0.1')] });
+    assert.throws(() => openAccess(one, {}), /there is no user "jane"/);
+  });
+});
+
+/** Writes `content` as DIR/NAME/config, a folder of its own; gives its path. */
+async function write(dir: string, name: string, content: object): Promise<string> {
+  await mkdir(join(dir, name), { recursive: true });
+  const path = join(dir, name, 'config');
+  await writeFile(path, stringify(content));
+  return path;
+}
+
+const context = (name: string, inCluster: string, user: string): object => ({
+  name,
+  context: { cluster: inCluster, user },
+});
+const cluster = (name: string, host: string, more: object = {}): object => ({
+  name,
+  cluster: { server: `https://${host}`, ...more },
+});
+const user = (name: string, more: object): object => ({ name, user: more });
+
+describe('several kubeconfigs', () => {
+  it('are one: of each name the first holds, as a whole, and the first current context', async (t) => {
+    const dir = await folder(t);
+    // The first names no context as current, the second has the cluster of its context, the third comes too late.
+    const files = [
+      await write(dir, '1', { 'current-context': '', users: [user('u', { token: 'first' })] }),
+      await write(dir, '2', {
+        'current-context': 'here',
+        contexts: [context('here', 'c', 'u')],
+        clusters: [cluster('c', 'second')],
+        users: [user('u', { token: 'second', as: 'jane' })],
+      }),
+      await write(dir, '3', {
+        'current-context': 'there',
+        contexts: [context('here', 'd', 'u'), context('there', 'd', 'u')],
+        clusters: [cluster('c', 'third'), cluster('d', 'third')],
+        users: [],
+      }),
+    ];
+    const access = openKubeconfig({ files, context: undefined });
+    assert.equal(access.server, 'https://second');
+    const { authorization, impersonate } = await access.credentials();
+    assert.deepEqual([authorization, impersonate], ['Bearer first', undefined]);
+    assert.equal(openKubeconfig({ files, context: 'there' }).server, 'https://third');
+    assert.equal(openKubeconfig({ files: files.toReversed(), context: 'here' }).server, 'https://third');
+  });
+
+  it('have files beside themselves, each its own', async (t) => {
+    const dir = await folder(t);
+    const clusters = [cluster('c', 'c', { 'certificate-authority': 'ca.crt' })];
+    const certificate = user('certificate', { 'client-certificate': 'my.crt', 'client-key': 'my.key' });
+    const files = [
+      await write(dir, '1', { contexts: [context('a', 'c', 'certificate'), context('b', 'c', 'token')] }),
+      await write(dir, '2', { clusters }),
+      await write(dir, '3', { users: [certificate, user('token', { tokenFile: 'token' })] }),
+    ];
+    await writeFile(join(dir, '2/ca.crt'), 'roots of 2');
+    for (const name of ['my.crt', 'my.key', 'token']) await writeFile(join(dir, '3', name), `${name} of 3`);
+    assert.deepEqual(await openKubeconfig({ files, context: 'a' }).credentials(), {
+      ca: 'roots of 2',
+      cert: 'my.crt of 3',
+      key: 'my.key of 3',
+      authorization: undefined,
+      impersonate: undefined,
+    });
+    const { authorization } = await openKubeconfig({ files, context: 'b' }).credentials();
+    assert.equal(authorization, 'Bearer token of 3');
+  });
+
+  it('may be missing or empty, but not all of them missing, and none broken', async (t) => {
+    const dir = await folder(t);
+    const there = await kubeconfig(t, {}, {});
+    const [away, gone, broken] = [join(dir, 'away'), join(dir, 'gone'), join(dir, 'broken')];
+    await writeFile(broken, '{"clusters": [');
+    const { server } = openKubeconfig({ files: [away, '/dev/null', there, gone], context: undefined });
+    assert.equal(server, 'https://10.0.0.1:6443');
+    for (const [files, message] of [
+      [[away, gone], `there is no kubeconfig at ${away} or ${gone}`],
+      [[there, broken], `the kubeconfig ${broken} can't be used: `],
+      [[dir, there], `the kubeconfig ${dir} can't be used: EISDIR`],
+    ] as const)
+      assert.throws(
+        () => openKubeconfig({ files, context: undefined }),
+        (error) => error instanceof MeshError && error.message.startsWith(message),
+      );
+  });
+
+  it('that lack a context name those that there are, ten at most', async (t) => {
+    const dir = await folder(t);
+    const contexts = (from: number, to: number): object => ({
+      contexts: Array.from({ length: to - from }, (_, at) => context(`n${from + at}`, 'c', 'u')),
+    });
+    const [one, two] = [await write(dir, '1', contexts(0, 7)), await write(dir, '2', contexts(5, 12))];
+    const files = [one, join(dir, 'away'), two];
+    const all = 'n0, n1, n2, n3, n4, n5, n6, n7, n8, n9 and 2 more';
+    assert.throws(
+      () => openKubeconfig({ files, context: 'prod' }),
+      new MeshError('CONFIG_INVALID', `${one}, ${two}: there is no context "prod"; there are: ${all}`),
+    );
+    assert.throws(() => openKubeconfig({ files: [two], context: '' }), /there are: n5, n6,.* n11$/);
   });
 });
 
