@@ -154,6 +154,7 @@ export class Authority implements AsyncDisposable {
       isOurs: secret?.madeFor !== undefined,
       requested: this.#requested(),
       madeFor: secret?.madeFor ?? '',
+      besides: this.#walk.problem,
       waiting,
       left: walk?.left ?? [],
     });

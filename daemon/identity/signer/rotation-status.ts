@@ -14,6 +14,8 @@ export interface StatusFacts {
   readonly isOurs: boolean;
   readonly requested: string;
   readonly madeFor: string;
+  /** What is wrong besides, though it can sign. */
+  readonly besides: string | undefined;
   readonly waiting: readonly Waiting[];
   readonly left: readonly Waiting[];
 }
@@ -33,7 +35,7 @@ export function statusOf(facts: StatusFacts): string {
       typeof desired === 'object' && typeof ca === 'object' && desired.fingerprint === ca.fingerprint
         ? undefined
         : describe(desired),
-    problem: typeof desired === 'string' ? desired : typeof ca === 'string' ? ca : undefined,
+    problem: [desired, ca, facts.besides].find((one) => typeof one === 'string'),
     request: requestOf(facts),
     waiting: waiting.slice(0, MAX_NODES),
     waitingMore: Math.max(0, waiting.length - MAX_NODES),

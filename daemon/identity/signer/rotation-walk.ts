@@ -9,6 +9,7 @@ import type { Log } from '../../observe/log.ts';
 import { bundleHash } from '../bundle.ts';
 import type { Clock } from '../clock.ts';
 import { excerpt } from '../text.ts';
+import { ClusterBundle } from './cluster-bundle.ts';
 import type { IssuerPems } from './issuer.ts';
 import { Reports } from './reports.ts';
 import { firstState, nextStep } from './rotation.ts';
@@ -43,6 +44,7 @@ export class RotationWalk implements AsyncDisposable {
   readonly #options: Required<WalkOptions>;
   readonly #work: WalkWork;
   readonly #reports: Reports;
+  readonly #clusterBundle: ClusterBundle;
   readonly #ending = new AbortController();
   #state: CaState | undefined;
   #isStateKnown = false;
@@ -55,8 +57,10 @@ export class RotationWalk implements AsyncDisposable {
   constructor(options: WalkOptions, work: WalkWork) {
     this.#options = { pauseMs: PAUSE_MS, settleMs: SETTLE_MS, ...options };
     this.#work = work;
-    const { api, watch, namespace, log } = options;
-    this.store = new CaStore(api, namespace, this.#ending.signal);
+    const { api, watch, namespace, clock, log } = options;
+    const { signal } = this.#ending;
+    this.store = new CaStore(api, namespace, signal);
+    this.#clusterBundle = new ClusterBundle({ store: this.store, clock, log, signal });
     const onProblem = (reason: string): void => log.warn({ reason }, 'a watch of the CA failed');
     this.#reports = new Reports({ api, watch, namespace, onProblem });
   }
@@ -69,6 +73,11 @@ export class RotationWalk implements AsyncDisposable {
   /** What is stored as active, read. */
   get active(): CaFacts | undefined {
     return this.#state?.active === undefined ? undefined : this.#work.readActive(this.#state.active);
+  }
+
+  /** What is not as it should be, though the rotation does not wait for it; undefined while all is well. */
+  get problem(): string | undefined {
+    return this.#clusterBundle.problem;
   }
 
   start(): void {
@@ -188,9 +197,8 @@ export class RotationWalk implements AsyncDisposable {
     // Where nobody knows which of several roots signs, nothing is said.
     const issuingRoot = this.active?.rootHash || undefined;
     const wanted = `${bundleHash(bundlePem)} ${issuingRoot ?? ''}`;
-    if (this.#published === wanted) return;
-    await this.store.publish(bundlePem, issuingRoot);
-    await this.store.publishClusterBundle(bundlePem);
+    if (this.#published !== wanted) await this.store.publish(bundlePem, issuingRoot);
     this.#published = wanted;
+    await this.#clusterBundle.keep(bundlePem);
   }
 }
