@@ -1,6 +1,7 @@
 /** Trust bundles: the roots that peers may chain to, as PEM, and what tells two of them apart. Pure. */
 import { X509Certificate, createHash } from 'node:crypto';
-import { readPem } from './chain.ts';
+import { readPem, verifyChain } from './chain.ts';
+import type { ChainOptions } from './chain.ts';
 import { toPem } from './csr.ts';
 
 /** As chain.ts reads them. */
@@ -44,6 +45,19 @@ export function unionOf(...pems: readonly string[]): string {
   return uniqueRoots(pems.join('\n'))
     .map((root) => toPem('CERTIFICATE', root.raw))
     .join('');
+}
+
+/**
+ * `rootHash` of the root of `bundle` that a chain (PEM) leads to: of several the one that issues; undefined when it leads
+ * to none of them, or proves nothing now.
+ */
+export function rootIn(
+  { rootsPem, issuingRoot }: TrustBundle,
+  chainPem: string,
+  options: ChainOptions,
+): string | undefined {
+  const verdict = verifyChain(chainPem, rootsPem, { ...options, preferredRoot: issuingRoot });
+  return verdict.ok ? rootHash(verdict.root) : undefined;
 }
 
 function uniqueRoots(pem: string): X509Certificate[] {

@@ -12,6 +12,7 @@ import { splitSpiffeId } from '../mesh/ids.ts';
 import type { CertificateMessage } from '../mesh/wiring.ts';
 import { acceptIssued } from './accept.ts';
 import type { Acceptance } from './accept.ts';
+import { rootHashes, rootIn } from './bundle.ts';
 import type { TrustBundle } from './bundle.ts';
 import { bounded } from './clock.ts';
 import type { Clock } from './clock.ts';
@@ -42,7 +43,7 @@ export interface CertificatesOptions {
 const TICK_MS = 30_000;
 /** So many failures in a row are the source's, not one identity's. */
 const OUTAGE_FAILURES = 3;
-/** A certificate that came from another root than the one that is said to issue now: not asked for at once again. */
+/** A certificate that came from another root than the one that is said to issue now: not asked for again before. */
 const OTHER_ROOT_MS = 60_000;
 
 export class Certificates implements Disposable {
@@ -202,7 +203,8 @@ export class Certificates implements Disposable {
     try {
       const answer = source.issue(id, lifetimeMs, flight.signal);
       const issued = await bounded(answer, clock, issueTimeoutMs, flight);
-      return acceptIssued(issued, id, { trustDomain, nowMs: clock.nowMs() });
+      const preferredRoot = this.#bundle?.issuingRoot;
+      return acceptIssued(issued, id, { trustDomain, nowMs: clock.nowMs(), preferredRoot });
     } catch (error) {
       return { ok: false, reason: excerpt(error) };
     }
@@ -224,7 +226,7 @@ export class Certificates implements Disposable {
     entry.certificate = certificate;
     entry.rootHash = result.rootHash;
     entry.renewAtMs = renewalTime(clock.nowMs(), certificate.notAfterMs, random(), this.#spreadMs(entry));
-    if (this.#isOfOtherRoot(entry)) this.#renewWithin(entry, OTHER_ROOT_MS);
+    if (this.#isOfOtherRoot(entry)) this.#renewWithin(entry, Math.max(OTHER_ROOT_MS, this.#spreadMs(entry)));
     entry.retryAtMs = undefined;
     entry.failures = 0;
     entry.lastError = undefined;
@@ -250,6 +252,7 @@ export class Certificates implements Disposable {
   #takeBundle(bundle: TrustBundle): void {
     const { clock, random } = this.#options;
     const isOther = bundle.issuingRoot !== this.#bundle?.issuingRoot;
+    const hashes = rootHashes(bundle.rootsPem);
     this.#bundle = bundle;
     for (const entry of this.#entries.values()) {
       const { certificate } = entry;
@@ -258,9 +261,20 @@ export class Certificates implements Disposable {
         entry.certificate = { ...certificate, rootsPem: bundle.rootsPem };
         if (isUsable(entry, clock)) this.#emit({ type: 'certificate', certificate: entry.certificate });
       }
+      this.#placeRoot(entry, bundle, hashes);
       if (!isOther || !this.#isOfOtherRoot(entry)) continue;
       this.#renewWithin(entry, this.#spreadMs(entry) * random());
     }
+  }
+
+  /** A root renewed under its key fits what the one before it has signed: such a certificate needs no successor. */
+  #placeRoot(entry: Entry, bundle: TrustBundle, hashes: readonly string[]): void {
+    const { certificate, rootHash } = entry;
+    const isPlaced = rootHash !== undefined && rootHash === bundle.issuingRoot && hashes.includes(rootHash);
+    if (certificate === undefined || isPlaced) return;
+    const { trustDomain, clock } = this.#options;
+    const found = rootIn(bundle, certificate.chainPem, { trustDomain, nowMs: clock.nowMs() });
+    entry.rootHash = found ?? entry.rootHash;
   }
 
   #isOfOtherRoot(entry: Entry): boolean {

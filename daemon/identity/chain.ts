@@ -2,7 +2,7 @@
  * Path validation outside TLS: what a certificate source gave us, and `culvert svid verify`. Signatures are node's
  * (OpenSSL's) work; the leaf is judged by svid.ts, the same code as in a handshake.
  */
-import { X509Certificate } from 'node:crypto';
+import { X509Certificate, hash } from 'node:crypto';
 import type { SpiffeId, TrustDomain } from '../mesh/ids.ts';
 import { judgeIssuer, weakKey, weakSignature } from './issuers.ts';
 import { verifySvid } from './svid.ts';
@@ -12,6 +12,11 @@ export interface ChainOptions {
   readonly trustDomain: TrustDomain;
   /** Wall clock, ms since the epoch. */
   readonly nowMs: number;
+  /**
+   * bundle.ts `rootHash` of the root that is tried first, if it is one of those given: roots of one name and key, as a
+   * renewed one and the one before, fit the same chains.
+   */
+  readonly preferredRoot?: string | undefined;
 }
 
 export type ChainVerdict =
@@ -19,7 +24,7 @@ export type ChainVerdict =
       readonly ok: true;
       readonly id: SpiffeId;
       readonly leaf: X509Certificate;
-      /** The trust anchor that it was found to chain to. */
+      /** The trust anchor that it was found to chain to: of several, the preferred one, else the one that ends last. */
       readonly root: X509Certificate;
     }
   | {
@@ -57,7 +62,7 @@ export function verifyChain(
     const weak = weakKey(leaf, true);
     if (weak !== undefined) return invalid(`it ${weak}`);
     const trusted = readRoots(rootsPem);
-    const roots = trusted.filter(isSelfSigned);
+    const roots = inOrder(trusted.filter(isSelfSigned), options.preferredRoot);
     const search: Search = {
       intermediates: [...intermediates, ...trusted.filter((one) => !roots.includes(one))],
       roots,
@@ -95,6 +100,14 @@ function readChain(chain: string | readonly Uint8Array[]): X509Certificate[] {
   if (typeof chain === 'string') return readPem(chain, MAX_CHAIN);
   if (chain.length > MAX_CHAIN) throw new RangeError(`there are more than ${MAX_CHAIN} certificates`);
   return chain.map((der) => new X509Certificate(der));
+}
+
+/** The same roots, as they are tried; in whatever order they came. */
+function inOrder(roots: readonly X509Certificate[], preferredRoot: string | undefined): X509Certificate[] {
+  const isPreferred = (root: X509Certificate): boolean =>
+    preferredRoot !== undefined && hash('sha256', root.raw, 'hex') === preferredRoot;
+  const byEnd = roots.toSorted((a, b) => b.validToDate.getTime() - a.validToDate.getTime());
+  return [...byEnd.filter(isPreferred), ...byEnd.filter((root) => !isPreferred(root))];
 }
 
 interface Search {

@@ -8,7 +8,7 @@ export interface Entry {
   readonly id: SpiffeId;
   urgent: boolean;
   certificate: CertificateMessage | undefined;
-  /** bundle.ts `rootHash` of the root that the certificate chained to when it came. */
+  /** bundle.ts `rootHash` of the root that the certificate chained to when it came, or when the roots last changed. */
   rootHash: string | undefined;
   /** Wall clock. */
   renewAtMs: number;

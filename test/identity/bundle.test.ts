@@ -13,7 +13,7 @@ import type { SpiffeId } from '../../daemon/mesh/ids.ts';
 import { issue, makeCa } from '../support/pki.ts';
 import type { TestCa } from '../support/pki.ts';
 import { FakeClock, settled } from './fake-clock.ts';
-import { NOW, TRUST_DOMAIN, id } from './forge.ts';
+import { NOW, TRUST_DOMAIN, id, renewedRoot } from './forge.ts';
 
 const SECOND = 1_000;
 const MINUTE = 60 * SECOND;
@@ -49,8 +49,8 @@ class RotatingSource implements CertificateSource {
     listener(this.bundle);
     return () => (this.#tell = () => undefined);
   }
-  publish(pem: string, issuing: TestCa): void {
-    this.bundle = trustBundle(pem, hashOf(issuing));
+  publish(pem: string, issuing: TestCa | undefined): void {
+    this.bundle = trustBundle(pem, issuing && hashOf(issuing));
     this.#tell(this.bundle);
   }
 }
@@ -119,6 +119,31 @@ describe('another trust bundle', () => {
     source.signer = fresh;
     await clock.advance(20 * SECOND);
     assert.deepEqual(certificates.issuers(), { [hashOf(fresh)]: 3 });
+  });
+
+  it('with the old root renewed under its key: what is there chains to it already, and nothing is renewed', async () => {
+    const renewed = renewedRoot(old);
+    const two = unionOf(old.certPem, renewed.certPem);
+    source.publish(two, old);
+    assert.deepEqual(certificates.issuers(), { [hashOf(old)]: 3 });
+    source.publish(two, renewed);
+    assert.deepEqual(certificates.issuers(), { [hashOf(renewed)]: 3 });
+    source.publish(renewed.certPem, renewed);
+    await clock.advance(HOUR);
+    assert.equal(source.asked.length, 0);
+    source.publish(two, old);
+    assert.deepEqual(certificates.issuers(), { [hashOf(old)]: 3 }, 'and back');
+    source.publish(two, undefined);
+    assert.deepEqual(certificates.issuers(), { [hashOf(renewed)]: 3 }, 'nobody says which of them issues');
+  });
+
+  it('under which what comes is always of another root: it is asked for again within the rate of all nodes', async () => {
+    nodes = 1_000;
+    source.publish(both, fresh);
+    await clock.advance(HOUR);
+    const hours = HOUR / renewalSpread(1_000, 3);
+    assert.ok(source.asked.length <= 3 * (hours + 1), `${source.asked.length} in an hour`);
+    assert.ok(source.asked.length >= 3 * (hours - 2), `${source.asked.length} in an hour`);
   });
 
   it('is spread by the number of nodes: all together ask at most 50 times a second', async () => {

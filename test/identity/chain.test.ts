@@ -3,10 +3,21 @@ import { X509Certificate, createPrivateKey, generateKeyPairSync } from 'node:cry
 import type { KeyObject } from 'node:crypto';
 import { describe, it } from 'node:test';
 import { acceptIssued } from '../../daemon/identity/accept.ts';
+import { rootHash, rootHashes } from '../../daemon/identity/bundle.ts';
 import { readPem, verifyChain } from '../../daemon/identity/chain.ts';
 import { issue, makeCa, makeIntermediate, selfSigned } from '../support/pki.ts';
 import { toPem } from '../../daemon/identity/csr.ts';
-import { TRUST_DOMAIN, WEB, basicConstraints, commonName, forge, id, keyUsage, tlv } from './forge.ts';
+import {
+  TRUST_DOMAIN,
+  WEB,
+  basicConstraints,
+  commonName,
+  forge,
+  id,
+  keyUsage,
+  renewedRoot,
+  tlv,
+} from './forge.ts';
 import type { Forgery } from './forge.ts';
 
 const root = makeCa();
@@ -64,6 +75,37 @@ describe('a chain', () => {
     const twin = makeCa(root.name);
     assert.equal(idOf(issue(root, WEB).chainPem, twin.certPem + root.certPem), WEB);
     refused(issue(root, WEB).chainPem, twin.certPem, /does not chain/);
+  });
+  it('to the root that is preferred, of two under one name and key; else to the one that ends last', () => {
+    const renewed = renewedRoot(root);
+    const [hash, renewedHash] = [root, renewed].map(({ certPem }) => rootHashes(certPem).join());
+    const chain = issue(middle, WEB).chainPem;
+    const found = (roots: string, preferredRoot?: string): string => {
+      const verdict = verifyChain(chain, roots, { ...options(), preferredRoot });
+      assert.ok(verdict.ok, verdict.ok ? '' : verdict.detail);
+      return rootHash(verdict.root);
+    };
+    for (const roots of [root.certPem + renewed.certPem, renewed.certPem + root.certPem]) {
+      assert.equal(found(roots, hash), hash);
+      assert.equal(found(roots, renewedHash), renewedHash);
+      assert.equal(found(roots), renewedHash);
+    }
+    assert.equal(found(root.certPem, renewedHash), hash, 'what is preferred is not trusted for it');
+  });
+  it('to no root that is only preferred, nor to a preferred one that has expired', () => {
+    const other = makeCa();
+    const preferredRoot = rootHashes(other.certPem).join();
+    const untrusted = verifyChain(issue(other, WEB).chainPem, root.certPem, { ...options(), preferredRoot });
+    assert.ok(!untrusted.ok);
+    const late = Date.now() + 11 * DAY;
+    const leaf = issue(root, WEB, { notAfter: new Date(late + DAY) });
+    const renewed = renewedRoot(root);
+    const verdict = verifyChain(leaf.chainPem, root.certPem + renewed.certPem, {
+      ...options(late),
+      preferredRoot: rootHashes(root.certPem).join(),
+    });
+    assert.ok(verdict.ok);
+    assert.equal(rootHash(verdict.root), rootHashes(renewed.certPem).join());
   });
   it('of 8 certificates with the root, and not of 9', () => {
     let ca = root;

@@ -1,8 +1,10 @@
 /** Certificates byte by byte, also such as no library makes. Mostly unsigned: svid.ts leaves that to TLS. */
-import { generateKeyPairSync, sign } from 'node:crypto';
+import { createPrivateKey, createPublicKey, generateKeyPairSync, sign } from 'node:crypto';
 import type { KeyObject } from 'node:crypto';
+import { toPem } from '../../daemon/identity/csr.ts';
 import { parseTrustDomain, spiffeId } from '../../daemon/mesh/ids.ts';
 import type { SpiffeId, TrustDomain } from '../../daemon/mesh/ids.ts';
+import type { TestCa } from '../support/pki.ts';
 
 export const NOW = Date.UTC(2026, 5, 1);
 const HOUR = 3_600_000;
@@ -113,4 +115,19 @@ export function commonName(text: string): Buffer {
 function time(ms: number): Buffer {
   const digits = new Date(ms).toISOString().replace(/[-:T]/g, '').slice(2, 14);
   return tlv(0x17, Buffer.from(`${digits}Z`));
+}
+
+/** The root `ca` once more: its name and its key, but valid for longer. No key identifier: the first one's fits. */
+export function renewedRoot(ca: TestCa): TestCa {
+  const key = createPrivateKey(ca.keyPem);
+  const der = forge({
+    issuer: commonName(ca.name),
+    subject: commonName(ca.name),
+    spki: createPublicKey(key).export({ type: 'spki', format: 'der' }),
+    key,
+    notBeforeMs: Date.now() - HOUR,
+    notAfterMs: Date.now() + 2_400 * HOUR,
+    extensions: [basicConstraints(true), keyUsage(1, 0x06)],
+  });
+  return { ...ca, der, certPem: toPem('CERTIFICATE', der) };
 }
