@@ -6,7 +6,6 @@
 import { KubeError } from '../../kube/seams.ts';
 import type { KubeApi, WatchOptions, Watched } from '../../kube/seams.ts';
 import type { Log } from '../../observe/log.ts';
-import { bundleHash } from '../bundle.ts';
 import type { Clock } from '../clock.ts';
 import { excerpt } from '../text.ts';
 import { ClusterBundle } from './cluster-bundle.ts';
@@ -50,7 +49,6 @@ export class RotationWalk implements AsyncDisposable {
   #isStateKnown = false;
   /** Since when a gate has been open, monotonic. */
   #openSinceMs: number | undefined;
-  #published = '';
   #running: Promise<void> | undefined;
   #wake: () => void = () => undefined;
 
@@ -97,12 +95,14 @@ export class RotationWalk implements AsyncDisposable {
     await Promise.all(parts.map((part) => part[Symbol.asyncDispose]()));
   }
 
-  /** Reads what is stored, unless that is known. @throws KubeError */
+  /**
+   * Reads what is stored, unless that is known, and publishes it where somebody has taken it away or changed it.
+   * @throws KubeError
+   */
   async load(): Promise<void> {
-    if (this.#isStateKnown) return;
-    this.#state = await this.store.readState();
+    if (!this.#isStateKnown) this.#state = await this.store.readState();
     this.#isStateKnown = true;
-    this.#published = '';
+    if (this.#state !== undefined) await this.#publish(this.#state);
   }
 
   /**
@@ -115,7 +115,6 @@ export class RotationWalk implements AsyncDisposable {
       this.#state ??
       (await this.#enter(firstState(desired, await this.store.publishedRoots(), clock.nowMs())));
     for (;;) {
-      await this.#publish(state);
       const walk = nextStep(this.#world(state, desired));
       if (walk.type === 'stay') {
         this.#openSinceMs = undefined;
@@ -171,6 +170,7 @@ export class RotationWalk implements AsyncDisposable {
   async #enter(state: CaState): Promise<CaState> {
     await this.store.writeState(state);
     this.#state = state;
+    await this.#publish(state);
     return state;
   }
 
@@ -196,9 +196,7 @@ export class RotationWalk implements AsyncDisposable {
   async #publish({ bundlePem }: CaState): Promise<void> {
     // Where nobody knows which of several roots signs, nothing is said.
     const issuingRoot = this.active?.rootHash || undefined;
-    const wanted = `${bundleHash(bundlePem)} ${issuingRoot ?? ''}`;
-    if (this.#published !== wanted) await this.store.publish(bundlePem, issuingRoot);
-    this.#published = wanted;
+    await this.store.publish(bundlePem, issuingRoot);
     await this.#clusterBundle.keep(bundlePem);
   }
 }

@@ -129,18 +129,26 @@ export class CaStore {
     return object?.data?.[BUNDLE_KEY] ?? '';
   }
 
-  /** Publishes the bundle to ConfigMap culvert-trust-bundle, where it is not there already. @throws KubeError */
+  /**
+   * Publishes the bundle to ConfigMap culvert-trust-bundle, where it is not there already.
+   * @throws KubeError `Conflict` also when what is stored is another's by now, whose bundle is the right one.
+   */
   async publish(bundlePem: string, issuingRoot: string | undefined): Promise<void> {
-    await this.#putMap(
-      BUNDLE_NAME,
-      { [BUNDLE_KEY]: bundlePem },
-      issuingRoot === undefined ? {} : { [ISSUING_ROOT]: issuingRoot },
-    );
+    const annotations: Record<string, string> =
+      issuingRoot === undefined ? {} : { [ISSUING_ROOT]: issuingRoot };
+    const isCurrent = (): Promise<void> => this.#mustBeCurrent();
+    await this.#putMap(BUNDLE_NAME, { data: { [BUNDLE_KEY]: bundlePem }, annotations }, isCurrent);
+  }
+
+  async #mustBeCurrent(): Promise<void> {
+    const stored = await this.#get(this.#path('secrets', STATE_SECRET));
+    if (stored?.metadata.resourceVersion === this.#state?.metadata.resourceVersion) return;
+    throw new KubeError(409, 'Conflict', `Secret ${STATE_SECRET} is not as this replica has left it`);
   }
 
   /** Says how far a rotation is, for `culvert ca status`. @throws KubeError */
   async writeStatus(status: string): Promise<void> {
-    await this.#putMap(ROTATION_MAP, { status }, {});
+    await this.#putMap(ROTATION_MAP, { data: { status }, annotations: {} });
   }
 
   /**
@@ -185,27 +193,25 @@ export class CaStore {
     return undefined;
   }
 
+  /** `beforeWriting`: not called where everything stands there already. */
   async #putMap(
     name: string,
-    data: Record<string, string>,
-    annotations: Record<string, string>,
+    { data, annotations }: MapContents,
+    beforeWriting: () => Promise<void> = () => Promise.resolve(),
   ): Promise<void> {
     const known = await this.#get(this.#path('configmaps', name));
-    const head = { apiVersion: 'v1', kind: 'ConfigMap' };
+    if (known !== undefined && has(known.data, data) && has(known.metadata.annotations, annotations)) return;
+    await beforeWriting();
     if (known === undefined) {
       await this.#send('POST', this.#path('configmaps'), {
-        ...head,
+        apiVersion: 'v1',
+        kind: 'ConfigMap',
         metadata: { name, labels: LABELS, annotations },
         data,
       });
       return;
     }
     const { metadata } = known;
-    const has = (
-      from: Readonly<Record<string, string>> | null | undefined,
-      wanted: Record<string, string>,
-    ): boolean => Object.entries(wanted).every(([key, value]) => from?.[key] === value);
-    if (has(known.data, data) && has(metadata.annotations, annotations)) return;
     const merged = { ...metadata, annotations: { ...metadata.annotations, ...annotations } };
     await this.#send('PUT', this.#path('configmaps', name), {
       ...known,
@@ -233,6 +239,19 @@ export class CaStore {
     const all = `/api/v1/namespaces/${this.#namespace}/${kind}`;
     return name === undefined ? all : `${all}/${name}`;
   }
+}
+
+/** What of a ConfigMap is ours. */
+interface MapContents {
+  readonly data: Record<string, string>;
+  readonly annotations: Record<string, string>;
+}
+
+function has(
+  from: Readonly<Record<string, string>> | null | undefined,
+  wanted: Record<string, string>,
+): boolean {
+  return Object.entries(wanted).every(([key, value]) => from?.[key] === value);
 }
 
 const resourcesSchema = z.object({ resources: z.array(z.object({ name: z.string() })) });

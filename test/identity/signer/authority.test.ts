@@ -1,8 +1,12 @@
 /** The cluster CA's own affairs: what it makes, publishes and says while things go wrong around it. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
+import { unionOf } from '../../../daemon/identity/bundle.ts';
+import { makeIssuer } from '../../../daemon/identity/signer/issuer.ts';
+import type { SigningCa } from '../../../daemon/identity/signer/issuer.ts';
 import { KubeError } from '../../../daemon/kube/seams.ts';
-import { CLUSTER_BUNDLE, CLUSTER_BUNDLES, CaWorld } from './ca-world.ts';
+import { TRUST_DOMAIN } from '../forge.ts';
+import { BUNDLE, CLUSTER_BUNDLE, CLUSTER_BUNDLES, CaWorld, SECRET, STATE } from './ca-world.ts';
 
 describe('the CA', () => {
   for (const [status, reason] of [
@@ -26,4 +30,53 @@ describe('the CA', () => {
       await world.comes('it', () => world.cluster.objects.get(CLUSTER_BUNDLE));
       await world.comes('no problem', () => world.status()?.problem === undefined);
     });
+
+  it('puts the published roots back within a look when somebody edits or deletes them', async () => {
+    await using world = new CaWorld();
+    await world.lead();
+    const ca = await world.comes('a CA', () => usable(world.ca()));
+    const roots = await world.comes('its roots', () => world.bundlePem || undefined);
+    const isBack = async (): Promise<void> => {
+      await world.looks();
+      assert.equal(world.bundlePem, roots);
+      assert.equal(world.issuingRoot, ca.rootHash);
+    };
+    world.cluster.remove(BUNDLE);
+    await isBack();
+    world.cluster.patchData(BUNDLE, { 'ca.crt': 'nothing of ours' });
+    await isBack();
+    world.cluster.put(BUNDLE, { metadata: { name: 'culvert-trust-bundle' }, data: { 'ca.crt': roots } });
+    await isBack();
+    world.cluster.remove(SECRET);
+    world.cluster.remove(BUNDLE);
+    await isBack();
+    const writes = world.cluster.count(`PUT ${BUNDLE}`);
+    await world.looks(3);
+    assert.equal(world.cluster.count(`PUT ${BUNDLE}`), writes, 'nothing is written while all is well');
+  });
+
+  it('puts no roots back that a later leader has replaced', async () => {
+    await using world = new CaWorld();
+    await world.lead();
+    const ca = await world.comes('a CA', () => usable(world.ca()));
+    await world.comes('its roots', () => world.bundlePem || undefined);
+    world.obeys(ca.rootHash);
+    await world.looks();
+    const { certificates } = await makeIssuer(TRUST_DOMAIN, world.clock.nowMs());
+    const both = unionOf(world.bundlePem, certificates);
+    const state = world.cluster.objects.get(STATE);
+    assert.ok(state);
+    const base64 = (text: string): string => Buffer.from(text).toString('base64');
+    const data = { ...state.data, step: base64('trust'), 'bundle.crt': base64(both) };
+    const seen = world.history(BUNDLE);
+    world.cluster.put(STATE, { ...state, data });
+    world.cluster.patchData(BUNDLE, { 'ca.crt': both });
+    await world.looks(3);
+    assert.deepEqual([...new Set(seen.map(({ data: at }) => at?.['ca.crt']))], [both]);
+    assert.equal(world.status()?.step, 'trust');
+  });
 });
+
+function usable(ca: SigningCa | string): SigningCa | undefined {
+  return typeof ca === 'string' ? undefined : ca;
+}

@@ -109,6 +109,20 @@ export class CaWorld implements AsyncDisposable {
     return this.cluster.objects.get(BUNDLE)?.data?.['ca.crt'] ?? '';
   }
 
+  /** Which root signs now, as daemons are told. */
+  get issuingRoot(): string | undefined {
+    return this.cluster.objects.get(BUNDLE)?.metadata.annotations?.['culvert.dev/issuing-root'];
+  }
+
+  /** What the object will have been from now on. */
+  history(path: string): readonly Stored[] {
+    const seen: Stored[] = [];
+    this.cluster.onPut = (at, object) => {
+      if (at === path) seen.push(object);
+    };
+    return seen;
+  }
+
   get secret(): Stored {
     const secret = this.cluster.objects.get(SECRET);
     assert.ok(secret, 'there is no Secret culvert-ca');

@@ -28,6 +28,8 @@ export class Cluster implements KubeApi {
   readonly asked: string[] = [];
   /** What stands in the way of a request: by the beginning of `METHOD path`. */
   readonly refusals = new Map<string, KubeError>();
+  /** Called with each object that is put there. */
+  onPut: (path: string, object: Stored) => void = () => undefined;
   readonly #watches = new Set<PathWatched<unknown>>();
   #version = 0;
 
@@ -62,6 +64,7 @@ export class Cluster implements KubeApi {
     const resourceVersion = String(++this.#version);
     const stored: Stored = { ...object, metadata: { ...object.metadata, resourceVersion } };
     this.objects.set(path, stored);
+    this.onPut(path, stored);
     for (const watched of this.#watches) watched.changed('set', path, stored);
     return stored;
   }
