@@ -16,7 +16,7 @@ import { rootHashes, rootIn } from './bundle.ts';
 import type { TrustBundle } from './bundle.ts';
 import { bounded } from './clock.ts';
 import type { Clock } from './clock.ts';
-import { isDue, isUsable, newEntry, stateOf, statusOf, waitOf } from './entry.ts';
+import { isDue, isUsable, newEntry, serves, stateOf, statusOf, waitOf } from './entry.ts';
 import type { Entry } from './entry.ts';
 import type { CertificateEvent, CertificateStatus } from './events.ts';
 import { SOON_MS, renewalSpread, renewalTime, retryDelay, spreadDelay } from './renewal.ts';
@@ -49,7 +49,7 @@ const OTHER_ROOT_MS = 60_000;
 export class Certificates implements Disposable {
   readonly #options: Required<CertificatesOptions>;
   readonly #entries = new Map<SpiffeId, Entry>();
-  /** Due entries by urgency: a pod waits, no valid certificate, renewal. First in, first out. */
+  /** Due entries by urgency: a pod waits, no certificate that peers believe, renewal. First in, first out. */
   readonly #queues: readonly [Set<Entry>, Set<Entry>, Set<Entry>] = [new Set(), new Set(), new Set()];
   readonly #listeners = new Set<(event: CertificateEvent) => void>();
   #inFlight = 0;
@@ -102,7 +102,7 @@ export class Certificates implements Disposable {
     if (this.#disposed) return;
     const entry = this.#entries.get(id) ?? this.#add(id);
     if (entry === undefined) return;
-    entry.urgent ||= urgent && !isUsable(entry, this.#options.clock);
+    entry.urgent ||= urgent && !serves(entry, this.#options.clock);
     if (entry.urgent) this.#shorten(entry, SOON_MS);
     if (isDue(entry, this.#options.clock)) this.#enqueue(entry);
     this.#pump();
@@ -169,8 +169,8 @@ export class Certificates implements Disposable {
 
   #enqueue(entry: Entry): void {
     this.#dequeue(entry);
-    const usable = isUsable(entry, this.#options.clock);
-    this.#queues[entry.urgent && !usable ? 0 : usable ? 2 : 1].add(entry);
+    const isServing = serves(entry, this.#options.clock);
+    this.#queues[entry.urgent && !isServing ? 0 : isServing ? 2 : 1].add(entry);
   }
 
   #dequeue(entry: Entry): void {
@@ -225,6 +225,7 @@ export class Certificates implements Disposable {
     const { certificate } = result;
     entry.certificate = certificate;
     entry.rootHash = result.rootHash;
+    entry.isTrusted = true;
     entry.renewAtMs = renewalTime(clock.nowMs(), certificate.notAfterMs, random(), this.#spreadMs(entry));
     if (this.#isOfOtherRoot(entry)) this.#renewWithin(entry, Math.max(OTHER_ROOT_MS, this.#spreadMs(entry)));
     entry.retryAtMs = undefined;
@@ -248,7 +249,10 @@ export class Certificates implements Disposable {
     }
   }
 
-  /** Other roots: they reach the workers with every certificate; what another root has issued is replaced. */
+  /**
+   * Other roots: they reach the workers with every certificate; what another root has issued is replaced, and soon where
+   * that root is trusted no more (we were away while it was retired).
+   */
   #takeBundle(bundle: TrustBundle): void {
     const { clock, random } = this.#options;
     const isOther = bundle.issuingRoot !== this.#bundle?.issuingRoot;
@@ -262,18 +266,22 @@ export class Certificates implements Disposable {
         if (isUsable(entry, clock)) this.#emit({ type: 'certificate', certificate: entry.certificate });
       }
       this.#placeRoot(entry, bundle, hashes);
-      if (!isOther || !this.#isOfOtherRoot(entry)) continue;
-      this.#renewWithin(entry, this.#spreadMs(entry) * random());
+      if (entry.isTrusted && !(isOther && this.#isOfOtherRoot(entry))) continue;
+      const waitMs = this.#spreadMs(entry) * random();
+      this.#renewWithin(entry, waitMs);
+      if (!entry.isTrusted) this.#shorten(entry, waitMs);
     }
   }
 
   /** A root renewed under its key fits what the one before it has signed: such a certificate needs no successor. */
   #placeRoot(entry: Entry, bundle: TrustBundle, hashes: readonly string[]): void {
     const { certificate, rootHash } = entry;
-    const isPlaced = rootHash !== undefined && rootHash === bundle.issuingRoot && hashes.includes(rootHash);
-    if (certificate === undefined || isPlaced) return;
+    if (certificate === undefined) return;
+    entry.isTrusted = rootHash !== undefined && rootHash === bundle.issuingRoot && hashes.includes(rootHash);
+    if (entry.isTrusted) return;
     const { trustDomain, clock } = this.#options;
     const found = rootIn(bundle, certificate.chainPem, { trustDomain, nowMs: clock.nowMs() });
+    entry.isTrusted = found !== undefined;
     entry.rootHash = found ?? entry.rootHash;
   }
 
@@ -291,9 +299,10 @@ export class Certificates implements Disposable {
     this.#arm(waitOf(entry, clock));
   }
 
-  /** Ms over which this node spreads what all nodes do at once; less near the end of a certificate. */
+  /** Ms over which this node spreads what all nodes do at once; less near the end of a certificate that serves. */
   #spreadMs(entry: Entry): number {
     const { clock, nodes } = this.#options;
+    if (!entry.isTrusted) return SOON_MS;
     const left = (entry.certificate?.notAfterMs ?? 0) - clock.nowMs();
     return Math.max(SOON_MS, Math.min(renewalSpread(nodes(), this.#entries.size), left / 2));
   }

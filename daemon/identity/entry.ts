@@ -10,6 +10,8 @@ export interface Entry {
   certificate: CertificateMessage | undefined;
   /** bundle.ts `rootHash` of the root that the certificate chained to when it came, or when the roots last changed. */
   rootHash: string | undefined;
+  /** The certificate chains to one of the roots as they are now. */
+  isTrusted: boolean;
   /** Wall clock. */
   renewAtMs: number;
   /** Monotonic; set while failures last. */
@@ -28,6 +30,7 @@ export function newEntry(id: SpiffeId): Entry {
     urgent: false,
     certificate: undefined,
     rootHash: undefined,
+    isTrusted: false,
     renewAtMs: 0,
     retryAtMs: undefined,
     failures: 0,
@@ -39,6 +42,11 @@ export function newEntry(id: SpiffeId): Entry {
 
 export function isUsable(entry: Entry, clock: Times): boolean {
   return entry.certificate !== undefined && clock.nowMs() <= entry.certificate.notAfterMs;
+}
+
+/** Peers believe it, too: one whose root was retired meanwhile is believed by those only who do not know that yet. */
+export function serves(entry: Entry, clock: Times): boolean {
+  return entry.isTrusted && isUsable(entry, clock);
 }
 
 /** A certificate that is not valid yet was made while our clock was ahead: peers refuse it, so renew it now. */
@@ -64,7 +72,7 @@ export function stateOf(entry: Entry, clock: Times): CertificateState {
   if (entry.certificate === undefined) return entry.flight === undefined ? 'waiting' : 'issuing';
   if (!isUsable(entry, clock)) return 'expired';
   const renewing = entry.flight !== undefined || entry.retryAtMs !== undefined || isDue(entry, clock);
-  return renewing ? 'renewing' : 'ready';
+  return renewing || !entry.isTrusted ? 'renewing' : 'ready';
 }
 
 export function statusOf(entry: Entry, clock: Times): CertificateStatus {

@@ -28,6 +28,9 @@ class RotatingSource implements CertificateSource {
   readonly name = 'rotating';
   signer = old;
   asked: { id: SpiffeId; atMs: number }[] = [];
+  isAway = false;
+  /** Set: requests wait until `answer`. */
+  held: (() => void)[] | undefined;
   bundle = trustBundle(old.certPem, hashOf(old));
   #tell: (bundle: TrustBundle) => void = () => undefined;
   readonly #clock: FakeClock;
@@ -35,11 +38,19 @@ class RotatingSource implements CertificateSource {
   constructor(clock: FakeClock) {
     this.#clock = clock;
   }
-  issue(wanted: SpiffeId, lifetimeMs: number): Promise<IssuedCertificate> {
-    const nowMs = this.#clock.nowMs();
+  async issue(wanted: SpiffeId, lifetimeMs: number): Promise<IssuedCertificate> {
     this.asked.push({ id: wanted, atMs: this.#clock.monotonicMs() });
+    const { held } = this;
+    if (held !== undefined) await new Promise<void>((resolve) => held.push(resolve));
+    if (this.isAway) throw new Error('away');
+    const nowMs = this.#clock.nowMs();
     const options = { notBefore: new Date(nowMs - MINUTE), notAfter: new Date(nowMs + lifetimeMs) };
-    return Promise.resolve({ ...issue(this.signer, wanted, options), rootsPem: this.bundle.rootsPem });
+    return { ...issue(this.signer, wanted, options), rootsPem: this.bundle.rootsPem };
+  }
+  /** Answers the oldest held request. */
+  async answer(): Promise<void> {
+    this.held?.shift()?.();
+    await settled();
   }
   roots(): Promise<string> {
     return Promise.resolve(this.bundle.rootsPem);
@@ -157,6 +168,92 @@ describe('another trust bundle', () => {
     assert.ok(source.asked.every(({ atMs }) => atMs <= spread));
     // 1,000 such nodes ask for 3,000 certificates in that time, at six requests each.
     assert.equal((1_000 * 3 * 6) / (spread / SECOND), 50);
+  });
+});
+
+describe('a node that was cut off while its root was retired', () => {
+  const many = Array.from({ length: 20 }, (_, i) => id(`web-${i}`));
+  const places = (): readonly (readonly [SpiffeId, string | undefined])[] =>
+    certificates.list().map((one) => [one.id, one.rootHash] as const);
+  const areNew = (): boolean => places().every(([, root]) => root === hashOf(fresh));
+
+  beforeEach(async () => {
+    nodes = 1_000;
+    for (const wanted of many) certificates.want(wanted, true);
+    for (let i = 0; i < 5; i++) await settled();
+    assert.equal(certificates.usable().length, many.length + ids.length);
+    source.asked = [];
+  });
+
+  it('renews everything within 5 s: nobody trusts what it has', async () => {
+    source.signer = fresh;
+    source.publish(fresh.certPem, fresh);
+    assert.ok(certificates.list().every(({ state }) => state === 'renewing'));
+    await clock.advance(5 * SECOND);
+    assert.ok(areNew(), JSON.stringify(places()));
+    assert.equal(source.asked.length, many.length + ids.length);
+    assert.ok(certificates.list().every(({ state }) => state === 'ready'));
+    await clock.advance(HOUR);
+    assert.equal(source.asked.length, many.length + ids.length);
+  });
+
+  it('also what it was told to try later, when the CA did not answer', async () => {
+    source.isAway = true;
+    certificates.renew('*');
+    await clock.advance(3 * HOUR);
+    source.isAway = false;
+    source.signer = fresh;
+    const waits = certificates.list().map((one) => (one.nextAttemptMs ?? 0) - clock.nowMs());
+    assert.ok(Math.max(...waits) > MINUTE, waits.join());
+    source.publish(fresh.certPem, fresh);
+    await clock.advance(5 * SECOND);
+    assert.ok(areNew(), JSON.stringify(places()));
+  });
+
+  it('and tries again soon while the CA does not answer', async () => {
+    source.isAway = true;
+    source.publish(fresh.certPem, fresh);
+    await clock.advance(HOUR);
+    source.isAway = false;
+    source.signer = fresh;
+    await clock.advance(150 * SECOND);
+    assert.ok(areNew(), JSON.stringify(places()));
+  });
+
+  it('before what is only due, and after pods that wait', async () => {
+    // One that the new bundle leaves alone, and that a person wants renewed.
+    source.signer = fresh;
+    source.publish(both, old);
+    certificates.want(id('calm'), true);
+    await settled();
+    source.held = [];
+    for (let i = 0; i < 10; i++) certificates.want(id(`busy-${i}`), false);
+    certificates.renew(id('calm'));
+    source.publish(fresh.certPem, fresh);
+    await clock.advance(5 * SECOND);
+    certificates.want(id('pod'), true);
+    const before = source.asked.length;
+    for (let i = 0; i < 40; i++) await source.answer();
+    const order = source.asked.slice(before).map((one) => one.id);
+    assert.equal(order[0], id('pod'));
+    assert.equal(order.at(-1), id('calm'));
+    assert.ok(areNew(), JSON.stringify(places()));
+  });
+
+  it('a pod that comes to wait for such a certificate goes first', async () => {
+    source.signer = fresh;
+    source.held = [];
+    for (let i = 0; i < 10; i++) certificates.want(id(`busy-${i}`), false);
+    source.publish(fresh.certPem, fresh);
+    await clock.advance(5 * SECOND);
+    const last = many.at(-1) ?? id('a');
+    certificates.want(last, true);
+    const before = source.asked.length;
+    await source.answer();
+    assert.deepEqual(
+      source.asked.slice(before).map((one) => one.id),
+      [last],
+    );
   });
 });
 
