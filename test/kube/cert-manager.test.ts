@@ -15,7 +15,7 @@ import { TRUST_DOMAIN, WEB, basicConstraints, dns, san } from '../identity/forge
 import { oddCsr } from '../identity/signer/requests.ts';
 import { makeCa } from '../support/pki.ts';
 import { until } from '../support/wait.ts';
-import { APPROVER, CONTROLLERS, CertManagerKit } from './kit/cert-manager.ts';
+import { APPROVER, CONTROLLERS, CertManagerKit, UNVALIDATED } from './kit/cert-manager.ts';
 import { namespace } from './kit/fakes.ts';
 import { at, list, text } from './manifests.ts';
 import { OWN, SignerWorld, idOf } from './signer-world.ts';
@@ -43,6 +43,7 @@ describe('cert-manager’s issuer', () => {
     await kit.run('cert-manager', ...CONTROLLERS);
     daemonA = await world.client(OWN, 'culvert', 'culvert-a');
     await namespace(world.plane, 'production');
+    await namespace(world.plane, 'careless', UNVALIDATED);
     await world.replica('ca-1', SETTINGS);
     await world.leader();
   });
@@ -98,6 +99,12 @@ describe('cert-manager’s issuer', () => {
       },
     });
     return `${inside}/certificaterequests/${name}`;
+  }
+
+  /** Changes the spec of a request as the administrator. */
+  function respec(of: string, spec: object): Promise<{ status: number; body: unknown }> {
+    const options = { body: { spec }, contentType: 'application/merge-patch+json' };
+    return world.plane.api.ask('PATCH', `${GROUP}/namespaces/${of}`, options);
   }
 
   async function certificate(name: string, spec: object): Promise<void> {
@@ -157,6 +164,29 @@ describe('cert-manager’s issuer', () => {
     assert.match(text(denied, 'message'), /not kubernetes-admin/, 'the webhook wrote who it was');
     await certificate('thief', { uris: [WEB] });
     assert.equal(text(await condition(await requestOf('thief'), 'Denied'), 'reason'), 'NotTheDaemon');
+  });
+
+  it('is not fooled where cert-manager’s webhook does not look', async () => {
+    const pem = toPem('CERTIFICATE REQUEST', makeCsr(idOf('web'), await makeKeyPair()));
+    const pod = await world.plane.api.must('GET', `/api/v1/namespaces/${OWN}/pods/culvert-a`);
+    const daemon = {
+      username: `system:serviceaccount:${OWN}:culvert`,
+      extra: {
+        'authentication.kubernetes.io/pod-name': ['culvert-a'],
+        'authentication.kubernetes.io/pod-uid': [text(pod, 'metadata', 'uid')],
+        'authentication.kubernetes.io/node-name': ['node-a'],
+      },
+    };
+    const denied = await condition(await post('forged', pem, daemon, 'careless'), 'Denied');
+    assert.equal(text(denied, 'reason'), 'NotTheDaemon');
+    const other = { issuerRef: { ...ISSUER, name: 'other' } };
+    const guarded = await post('guarded', pem, other);
+    assert.match(JSON.stringify(await respec(guarded, daemon)), /identity cannot be changed once set/);
+    const swapped = await post('swapped', pem, other, 'careless');
+    assert.equal((await respec(swapped, daemon)).status, 200, 'nobody minds there');
+    const { status, body } = await respec(swapped, { issuerRef: ISSUER, ...daemon });
+    assert.equal(status, 403, JSON.stringify(body));
+    assert.match(text(body, 'message'), /none comes to it from another issuer/);
   });
 
   it('makes nobody a CA but those that the configuration names', async () => {
@@ -273,6 +303,10 @@ describe('cert-manager’s issuer', () => {
     const ours = await post('unguarded', pem);
     const theirs = await post('other-issuer', pem, { issuerRef: { ...ISSUER, name: 'other' } });
     assert.equal(text(await condition(theirs, 'Approved'), 'reason'), 'cert-manager.io');
+    const bait = await post('bait', pem, { issuerRef: { ...ISSUER, name: 'other' } }, 'careless');
+    await condition(bait, 'Approved');
+    const { status, body } = await respec(bait, { issuerRef: ISSUER, isCA: true });
+    assert.equal(status, 403, JSON.stringify(body));
     await until(
       'the refusal',
       () => /only culvert-ca approves requests to this issuer/.test(approver.tail()),

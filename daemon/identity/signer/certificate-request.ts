@@ -145,9 +145,9 @@ export type Approval =
   | Exclude<Decision, { verdict: 'grant' }>;
 
 /**
- * Whether a request to the issuer is approved (DESIGN.md section 6): one with a URI name only for the daemon of a node
- * that runs such a pod; one for a CA only for users named in the configuration, as it could sign any identity; all others
- * as cert-manager itself would.
+ * Whether a request to the issuer is approved (DESIGN.md section 6): one with a URI name only in our own namespace, for
+ * the daemon of a node that runs such a pod; one for a CA only for users named in the configuration, as it could sign any
+ * identity; all others as cert-manager itself would.
  */
 export function decideApproval(asked: IssuerRequest, world: SignerWorld, rules: ApproverRules): Approval {
   const { request } = asked;
@@ -165,7 +165,14 @@ export function decideApproval(asked: IssuerRequest, world: SignerWorld, rules: 
     };
   const bounds = { field: 'duration', least: 1, most: rules.maxLifetimeMs / 1_000 } as const;
   const decision = decideIdentity(request, world, rules, bounds);
-  if (decision.verdict !== 'grant') return decision;
+  if (decision.verdict === 'deny') return decision;
+  // Daemons may make requests nowhere else: another namespace's says that it is a daemon's, and is not.
+  if (asked.namespace !== rules.namespace)
+    return deny(
+      'OtherNamespace',
+      `daemons ask in namespace ${rules.namespace}; it is in ${excerpt(asked.namespace)}`,
+    );
+  if (decision.verdict === 'wait') return decision;
   const detail = `node ${decision.node} runs a pod of ${decision.id}`;
   return { verdict: 'approve', claimsIdentity: true, reason: 'NodeRunsWorkload', detail };
 }

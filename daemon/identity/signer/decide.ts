@@ -26,7 +26,8 @@ export type DenyReason =
   | 'LifetimeNotAllowed'
   | 'NoSuchWorkload'
   | 'KeyReused'
-  | 'CaNotAllowed';
+  | 'CaNotAllowed'
+  | 'OtherNamespace';
 
 /** What is asked for, once nothing speaks against it. */
 export interface Grant {

@@ -123,6 +123,14 @@ describe('a request of a daemon', () => {
       /the token says node-b/,
     );
   });
+  it('is denied in another namespace than ours: no daemon may ask there, whatever the request says', () => {
+    for (const namespace of ['shop', 'culvert', 'culvert-system2', 'CULVERT-SYSTEM']) {
+      world.isCurrent = true;
+      denied({ namespace }, 'OtherNamespace', /daemons ask in namespace culvert-system; it is in \S+$/);
+      world.isCurrent = false;
+      denied({ namespace }, 'OtherNamespace', /it is in/);
+    }
+  });
   it('is denied with other usages, or with none: cert-manager’s default has no client auth', () => {
     denied({ usages: undefined }, 'UsagesNotAllowed', /must be client auth, digital signature, server auth/);
     denied({ usages: ['digital signature', 'any'] }, 'UsagesNotAllowed', /any/);

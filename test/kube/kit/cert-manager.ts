@@ -157,9 +157,12 @@ async function define({ api }: ControlPlane, given: unknown): Promise<void> {
   );
 }
 
+/** In such a namespace it validates nothing; by its chart's values it still writes there who asked. */
+export const UNVALIDATED = { 'cert-manager.io/disable-validation': 'true' } as const;
+
 /** As its chart has them, by URL instead of a Service. */
 function webhookConfigurations(caPem: string): readonly unknown[] {
-  const hook = (path: string, operations: readonly string[], resources: readonly string[]): unknown => ({
+  const hook = (path: string, operations: readonly string[], resources: readonly string[]): object => ({
     name: 'webhook.cert-manager.io',
     rules: [{ apiGroups: ['cert-manager.io'], apiVersions: ['v1'], operations, resources }],
     admissionReviewVersions: ['v1'],
@@ -178,8 +181,16 @@ function webhookConfigurations(caPem: string): readonly unknown[] {
     metadata: { name: 'cert-manager-webhook' },
     webhooks: [webhook],
   });
+  const matchExpressions = Object.entries(UNVALIDATED).map(([key, value]) => ({
+    key,
+    operator: 'NotIn',
+    values: [value],
+  }));
   return [
     object('MutatingWebhookConfiguration', hook('mutate', ['CREATE'], ['certificaterequests'])),
-    object('ValidatingWebhookConfiguration', hook('validate', ['CREATE', 'UPDATE'], ['*/*'])),
+    object('ValidatingWebhookConfiguration', {
+      ...hook('validate', ['CREATE', 'UPDATE'], ['*/*']),
+      namespaceSelector: { matchExpressions },
+    }),
   ];
 }
