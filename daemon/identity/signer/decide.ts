@@ -212,18 +212,21 @@ function absent(request: SigningRequest, world: SignerWorld, why: Omit<Deny, 've
 }
 
 /**
- * An earlier request with the same key. Earlier: one that got further, or was made in an earlier second, or stands
- * first by UID; so that of two copies exactly one is refused. Neither what was refused nor a stranger's copy of a
- * request, which anybody who may create requests can make, takes a key away from its owner.
+ * An earlier request of the same pod with the same key. Earlier: one that got further, or was made in an earlier second,
+ * or stands first by UID; so that of two copies exactly one is refused. Neither what was refused nor anybody else's copy
+ * takes a key away from its owner: all daemons can read all requests, and a certificate is of no use without the key.
  */
 function twinOf(request: SigningRequest, world: SignerWorld): RequestSummary | undefined {
   if (request.keyHash === undefined) return undefined;
+  const { username, podUid } = request.requester;
   return world
     .sameKey(request.keyHash)
     .find(
       (other) =>
         other.uid !== request.uid &&
-        rank(other) > (other.username === request.requester.username ? 0 : 1) &&
+        other.username === username &&
+        other.source === podUid &&
+        rank(other) > 0 &&
         isEarlier(other, request),
     );
 }

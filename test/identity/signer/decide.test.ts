@@ -182,9 +182,22 @@ describe('a key', () => {
     other({ ageMs: 1_000 });
     assert.equal(verdict(), 'grant');
   });
-  it('is not taken by a stranger’s copy, nor by a request that was refused', () => {
-    other({ username: 'system:serviceaccount:shop:web' });
-    assert.equal(verdict(), 'grant');
+  it('is not taken by another daemon’s copy, though all daemons are one user, nor by a stranger’s', () => {
+    const nodeB = { 'pod-name': ['culvert-b'], 'pod-uid': ['uid-b'], 'node-name': ['node-b'] };
+    const unbound = { 'pod-name': undefined, 'pod-uid': undefined, 'node-name': undefined };
+    const username = 'system:serviceaccount:shop:web';
+    for (const copier of [
+      { extra: nodeB },
+      { extra: unbound },
+      { username },
+      { username: 'uid-a', extra: unbound },
+    ])
+      for (const further of [{}, { ageMs: 120_000 }, { conditions: ['Approved'] }]) {
+        other({ ...copier, ...further });
+        assert.equal(verdict(), 'grant', JSON.stringify([copier, further]));
+      }
+  });
+  it('is not taken by a request that was refused', () => {
     for (const conditions of [['Denied'], ['Approved', 'Failed']]) {
       other({ conditions });
       assert.equal(verdict(), 'grant');
