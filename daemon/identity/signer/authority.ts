@@ -30,6 +30,8 @@ const NO_CA = 'the CA has not been read yet';
 const GONE =
   'Secret culvert-ca is gone: what signs now goes on; put the same CA there, or another one to rotate to it';
 
+const HEED = "'culvert ca rotate' has a new root made in its place";
+
 /** `readIssuer`, remembered for one CA. */
 interface Known {
   readonly key: string;
@@ -97,13 +99,11 @@ export class Authority implements AsyncDisposable {
     const secret = this.#secret.items.get(`${this.#options.namespace}/${CA_SECRET}`);
     await this.#walk.load();
     if (secret === undefined && this.#walk.state === undefined) return this.#first();
-    this.#desired = secret === undefined ? undefined : this.#read(secret.pems, this.#desired);
-    const desired = this.#desired?.ca ?? GONE;
-    if (secret !== undefined && typeof desired !== 'string') {
-      const { step } = await this.#walk.walk(desired);
-      if (step === 'steady') await this.#heed(secret);
-    }
+    const desired = this.#readDesired(secret);
+    const isFree = typeof desired === 'string' || (await this.#walk.walk(desired)).step === 'steady';
     this.#ca = this.#signing(desired);
+    // What can not be used can not be walked to: a successor is all that helps then, and waits for nothing.
+    if (secret !== undefined && isFree) await this.#heed(secret);
     onLook?.(this.#ca);
     await this.#tell(trustDomain, secret, desired);
   }
@@ -127,6 +127,14 @@ export class Authority implements AsyncDisposable {
     const { trustDomain, clock, log } = this.#options;
     await this.#walk.store.replaceCa(secret, await makeIssuer(trustDomain, clock.nowMs()), requested);
     log.info({ requested: excerpt(requested) }, 'made a new root, as was asked for');
+  }
+
+  /** The CA of the Secret, or why it is none and what helps. */
+  #readDesired(secret: CaSecret | undefined): SigningCa | string {
+    this.#desired = secret === undefined ? undefined : this.#read(secret.pems, this.#desired);
+    const desired = this.#desired?.ca ?? GONE;
+    if (typeof desired !== 'string' || secret === undefined) return desired;
+    return `${desired}; ${secret.madeFor === undefined ? 'put another one there' : HEED}`;
   }
 
   #requested(): string {
@@ -170,11 +178,12 @@ export class Authority implements AsyncDisposable {
 
   #read(pems: IssuerPems, known: Known | undefined): Known {
     const { trustDomain, clock, log } = this.#options;
-    const key = JSON.stringify(pems);
-    if (known?.key === key && typeof known.ca === 'object') return known;
+    const [key, nowMs] = [JSON.stringify(pems), clock.nowMs()];
+    // What could sign once can do so until it ends.
+    if (known?.key === key && typeof known.ca === 'object' && nowMs < known.ca.notAfterMs) return known;
     if (this.#probe === undefined) return { key, ca: NO_CA };
     try {
-      return { key, ca: readIssuer(pems, trustDomain, this.#probe, clock.nowMs()) };
+      return { key, ca: readIssuer(pems, trustDomain, this.#probe, nowMs) };
     } catch (error) {
       const why = excerpt(error);
       if (known?.ca !== why) log.error({ reason: why }, 'the CA can not be used');

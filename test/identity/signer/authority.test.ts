@@ -3,10 +3,9 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { unionOf } from '../../../daemon/identity/bundle.ts';
 import { makeIssuer } from '../../../daemon/identity/signer/issuer.ts';
-import type { SigningCa } from '../../../daemon/identity/signer/issuer.ts';
 import { KubeError } from '../../../daemon/kube/seams.ts';
 import { TRUST_DOMAIN } from '../forge.ts';
-import { BUNDLE, CLUSTER_BUNDLE, CLUSTER_BUNDLES, CaWorld, SECRET, STATE } from './ca-world.ts';
+import { BUNDLE, CLUSTER_BUNDLE, CLUSTER_BUNDLES, CaWorld, SECRET, STATE, usable } from './ca-world.ts';
 
 describe('the CA', () => {
   for (const [status, reason] of [
@@ -33,9 +32,8 @@ describe('the CA', () => {
 
   it('puts the published roots back within a look when somebody edits or deletes them', async () => {
     await using world = new CaWorld();
-    await world.lead();
-    const ca = await world.comes('a CA', () => usable(world.ca()));
-    const roots = await world.comes('its roots', () => world.bundlePem || undefined);
+    const ca = await world.begin();
+    const roots = world.bundlePem;
     const isBack = async (): Promise<void> => {
       await world.looks();
       assert.equal(world.bundlePem, roots);
@@ -57,11 +55,7 @@ describe('the CA', () => {
 
   it('puts no roots back that a later leader has replaced', async () => {
     await using world = new CaWorld();
-    await world.lead();
-    const ca = await world.comes('a CA', () => usable(world.ca()));
-    await world.comes('its roots', () => world.bundlePem || undefined);
-    world.obeys(ca.rootHash);
-    await world.looks();
+    await world.begin();
     const { certificates } = await makeIssuer(TRUST_DOMAIN, world.clock.nowMs());
     const both = unionOf(world.bundlePem, certificates);
     const state = world.cluster.objects.get(STATE);
@@ -75,8 +69,33 @@ describe('the CA', () => {
     assert.deepEqual([...new Set(seen.map(({ data: at }) => at?.['ca.crt']))], [both]);
     assert.equal(world.status()?.step, 'trust');
   });
-});
 
-function usable(ca: SigningCa | string): SigningCa | undefined {
-  return typeof ca === 'string' ? undefined : ca;
-}
+  for (const when of ['while it leads', 'before it leads'] as const)
+    it(`says that it has expired (${when}), and walks to a new root when it is asked to`, async () => {
+      await using world = new CaWorld();
+      const old = await world.begin();
+      world.clock.step(old.notAfterMs - world.clock.nowMs());
+      if (when === 'before it leads') await world.lead();
+      await world.comes('the problem', () => /expired at/.test(world.status()?.problem ?? ''));
+      assert.match(world.status()?.problem ?? '', /culvert ca rotate/);
+      assert.equal(usable(world.ca()), undefined);
+
+      world.rotate('2036-06-01');
+      const { rootHash } = await world.walked(old.rootHash);
+      assert.notEqual(rootHash, old.rootHash);
+      assert.equal(world.status()?.problem, undefined);
+      assert.equal(world.status()?.request, 'done');
+    });
+
+  it('replaces a Secret of its own that can not be read, when it is asked to', async () => {
+    await using world = new CaWorld();
+    const old = await world.begin();
+    world.apply({ key: 'no key' });
+    await world.lead();
+    await world.comes('the problem', () => /tls\.key is no private key/.test(world.status()?.problem ?? ''));
+    assert.equal(usable(world.ca())?.rootHash, old.rootHash, 'it signs on with what is stored');
+    world.rotate('2026-06-01');
+    const { rootHash } = await world.walked(old.rootHash);
+    assert.notEqual(rootHash, old.rootHash);
+  });
+});

@@ -59,6 +59,16 @@ export class CaWorld implements AsyncDisposable {
     this.#authority.start();
   }
 
+  /** A first replica leads, has made a CA and published it, and node a uses it. */
+  async begin(): Promise<SigningCa> {
+    await this.lead();
+    const ca = await this.comes('a CA', () => usable(this.ca()));
+    await this.comes('its roots', () => this.bundlePem !== '');
+    this.obeys(ca.rootHash);
+    await this.comes('calm', () => this.status()?.step === 'steady');
+    return ca;
+  }
+
   /** Looks of the CA go on, pause by pause, until `what` holds. */
   async comes<T>(what: string, probe: () => T | false | undefined): Promise<T> {
     const detail = (): string => `${JSON.stringify(this.status())}\n${this.lines.slice(-10).join('')}`;
@@ -157,7 +167,28 @@ export class CaWorld implements AsyncDisposable {
     });
   }
 
+  /** Node a does as it is told at each step until another root than `oldRoot` signs and all is steady. */
+  async walked(oldRoot: string): Promise<SigningCa> {
+    await this.comes('trust in both', () => this.status()?.step === 'trust');
+    this.obeys(oldRoot);
+    const fresh = await this.comes('the new CA', () => {
+      const ca = usable(this.ca());
+      return ca?.rootHash === oldRoot ? undefined : ca;
+    });
+    for (const step of ['reissue', 'retire'] as const) {
+      await this.comes(step, () => this.status()?.step === step);
+      this.obeys(fresh.rootHash);
+    }
+    await this.comes('calm', () => this.status()?.step === 'steady');
+    return fresh;
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#authority?.[Symbol.asyncDispose]();
   }
+}
+
+/** The CA, where it can sign. */
+export function usable(ca: SigningCa | string): SigningCa | undefined {
+  return typeof ca === 'string' ? undefined : ca;
 }
