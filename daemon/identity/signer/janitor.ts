@@ -10,7 +10,7 @@ import type { Log } from '../../observe/log.ts';
 import type { Clock } from '../clock.ts';
 import { excerpt } from '../text.ts';
 import { GROUP, readIssuerRequest } from './certificate-request.ts';
-import type { IssuerScope } from './certificate-request.ts';
+import type { IssuerRequest, IssuerScope } from './certificate-request.ts';
 
 export interface JanitorOptions {
   readonly api: KubeApi;
@@ -122,14 +122,25 @@ export class Janitor implements AsyncDisposable {
   }
 
   #oldIn(item: unknown): readonly Old[] {
-    const { scope, daemon, clock } = this.#options;
-    const read = readIssuerRequest(item, scope);
+    const { daemon, clock } = this.#options;
+    const read = this.#read(item);
     if (read === undefined) return [];
     const { name, uid, phase, createdMs, requester } = read.request;
     const isAnswered = phase === 'issued' || phase === 'denied' || phase === 'failed';
     const keptMs = isAnswered ? this.#tuning.answeredMs : this.#tuning.pendingMs;
     const isOld = clock.nowMs() - createdMs >= keptMs;
     return requester.username === daemon && isOld ? [{ name, uid }] : [];
+  }
+
+  /** What can't be read no daemon has made: it is left, and must not keep the round from the others. */
+  #read(item: unknown): IssuerRequest | undefined {
+    const { scope, log } = this.#options;
+    try {
+      return readIssuerRequest(item, scope);
+    } catch (error) {
+      log.debug({ reason: excerpt(error) }, 'a certificate request can not be read');
+      return undefined;
+    }
   }
 
   async #delete(name: string, uid: string): Promise<number> {
