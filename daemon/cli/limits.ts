@@ -68,7 +68,7 @@ const FIXED: readonly FixedLimit[] = [
   },
   {
     title: 'Kernels',
-    text: 'Developed and tested on 6.18. 5.15 is the first that has all that the programs use, by its documentation; the preflight asks the running kernel where it can, but no kernel older than 6.18 has been tried.',
+    text: 'Developed and tested on 6.18. 5.15 is the first that has all that the programs use, by its documentation; the preflight asks the running kernel where it can, but no kernel older than 6.18 has been tried. Keep the DaemonSet off nodes that cannot have a daemon (nodeAffinity): a rotation of the root waits for every daemon pod whose node is Ready, also for one that never starts.',
   },
   {
     title: 'HTTP policies',
