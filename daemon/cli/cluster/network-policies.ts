@@ -123,9 +123,11 @@ function isMet(
   }
 }
 
-function patchFor({ metadata }: NetworkPolicy, way: Way): string {
-  const add = JSON.stringify([
-    { op: 'add', path: `/spec/${way}/-`, value: { ports: [{ protocol: 'TCP', port: HBONE_PORT }] } },
-  ]);
-  return `kubectl -n ${metadata.namespace} patch networkpolicy ${metadata.name} --type=json -p '${add}'`;
+/** A policy that denies by having no rules has no list either: the API leaves an empty one away. */
+function patchFor({ metadata, spec }: NetworkPolicy, way: Way): string {
+  const rule = { ports: [{ protocol: 'TCP', port: HBONE_PORT }] };
+  const hasRules = (spec[way] ?? []).length > 0;
+  const add = hasRules ? { path: `/spec/${way}/-`, value: rule } : { path: `/spec/${way}`, value: [rule] };
+  const patch = JSON.stringify([{ op: 'add', ...add }]);
+  return `kubectl -n ${metadata.namespace} patch networkpolicy ${metadata.name} --type=json -p '${patch}'`;
 }
