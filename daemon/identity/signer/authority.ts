@@ -10,14 +10,15 @@ import type { TrustDomain } from '../../mesh/ids.ts';
 import { makeKeyPair } from '../csr.ts';
 import type { KeyPair } from '../csr.ts';
 import { excerpt } from '../text.ts';
+import { readCaSecret } from './ca-secret.ts';
+import type { CaSecret } from './ca-secret.ts';
 import { makeIssuer, readIssuer } from './issuer.ts';
 import type { IssuerPems, SigningCa } from './issuer.ts';
 import type { Waiting } from './rotation.ts';
 import { statusOf } from './rotation-status.ts';
 import { RotationWalk } from './rotation-walk.ts';
 import type { WalkOptions } from './rotation-walk.ts';
-import { CA_SECRET, ROTATION_MAP, readCaSecret } from './store.ts';
-import type { CaSecret } from './store.ts';
+import { CA_SECRET, ROTATION_MAP } from './store.ts';
 
 export interface AuthorityOptions extends WalkOptions {
   readonly trustDomain: TrustDomain;
@@ -100,10 +101,10 @@ export class Authority implements AsyncDisposable {
     await this.#walk.load();
     if (secret === undefined && this.#walk.state === undefined) return this.#first();
     const desired = this.#readDesired(secret);
+    // What can not be used can not be walked to: a successor is all that helps then, and waits for nothing.
     const isFree = typeof desired === 'string' || (await this.#walk.walk(desired)).step === 'steady';
     this.#ca = this.#signing(desired);
-    // What can not be used can not be walked to: a successor is all that helps then, and waits for nothing.
-    if (secret !== undefined && isFree) await this.#heed(secret);
+    if (secret !== undefined) await this.#heed(secret, isFree);
     onLook?.(this.#ca);
     await this.#tell(trustDomain, secret, desired);
   }
@@ -121,11 +122,16 @@ export class Authority implements AsyncDisposable {
   }
 
   /** Does what a person has asked for, once: a CA of our own gets a successor, one that the user supplied does not. */
-  async #heed(secret: CaSecret): Promise<void> {
+  async #heed(secret: CaSecret, isFree: boolean): Promise<void> {
+    const { store } = this.#walk;
+    const { madeFor, hasOldMark, pems } = secret;
+    if (madeFor !== undefined && hasOldMark) return store.replaceCa(secret, pems, madeFor);
     const requested = this.#requested();
-    if (requested === '' || secret.madeFor === undefined || secret.madeFor === requested) return;
+    if (requested === '' || requested === store.heeded) return;
+    if (madeFor === undefined || madeFor === requested) return store.rememberHeeded(requested);
+    if (!isFree) return;
     const { trustDomain, clock, log } = this.#options;
-    await this.#walk.store.replaceCa(secret, await makeIssuer(trustDomain, clock.nowMs()), requested);
+    await store.replaceCa(secret, await makeIssuer(trustDomain, clock.nowMs()), requested);
     log.info({ requested: excerpt(requested) }, 'made a new root, as was asked for');
   }
 
@@ -162,6 +168,7 @@ export class Authority implements AsyncDisposable {
       isOurs: secret?.madeFor !== undefined,
       requested: this.#requested(),
       madeFor: secret?.madeFor ?? '',
+      heeded: this.#walk.store.heeded,
       besides: this.#walk.problem,
       waiting,
       left: walk?.left ?? [],

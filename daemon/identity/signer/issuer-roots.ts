@@ -113,6 +113,7 @@ export class IssuerRoots implements AsyncDisposable {
       isOurs: false,
       requested: '',
       madeFor: '',
+      heeded: '',
       besides: this.#walk.problem,
       waiting: walk?.type === 'stay' ? walk.waiting : [],
       left: walk?.left ?? [],

@@ -126,7 +126,8 @@ function tried(
   const id = spiffeId(trustDomain, 'culvert-system', 'culvert-ca');
   const chain = signGrant(ca, { id, publicKey: probe.publicKey, lifetimeMs: BACKDATE_MS }, nowMs);
   const verdict = verifyChain(chain, ca.rootsPem, { trustDomain, nowMs });
-  if (!verdict.ok) throw invalid(`what it signs would be refused: ${verdict.detail}`);
+  if (!verdict.ok)
+    throw invalid(`what it signs would be refused by those who trust ca.crt: ${verdict.detail}`);
   return verdict.root;
 }
 

@@ -14,6 +14,8 @@ export interface StatusFacts {
   readonly isOurs: boolean;
   readonly requested: string;
   readonly madeFor: string;
+  /** The last request that was answered. */
+  readonly heeded: string;
   /** What is wrong besides, though it can sign. */
   readonly besides: string | undefined;
   readonly waiting: readonly Waiting[];
@@ -49,10 +51,12 @@ function describe(ca: ShownCa | string): unknown {
 }
 
 /** What became of what a person asked for. */
-function requestOf({ requested, madeFor, isOurs, state }: StatusFacts): string | undefined {
+function requestOf({ requested, madeFor, heeded, isOurs, state }: StatusFacts): string | undefined {
   if (requested === '') return undefined;
   if (!isOurs)
     return 'refused: Secret culvert-ca was supplied by you; put another CA in it, and the rotation begins by itself';
-  if (madeFor !== requested) return 'waits until the rotation under way is done';
-  return state?.step === 'steady' ? 'done' : 'under way';
+  if (madeFor === requested) return state?.step === 'steady' ? 'done' : 'under way';
+  return heeded === requested
+    ? 'over: another CA was put into Secret culvert-ca since; ask again to replace that one'
+    : 'waits until the rotation under way is done';
 }

@@ -6,6 +6,8 @@ import { z } from 'zod';
 import { KubeError } from '../../kube/seams.ts';
 import type { KubeApi } from '../../kube/seams.ts';
 import { BUNDLE_KEY, BUNDLE_NAME, ISSUING_ROOT } from '../sources/trust-bundle.ts';
+import { MADE_FOR, dataOf, markOf, pemsIn, secretSchema as objectSchema } from './ca-secret.ts';
+import type { CaSecret } from './ca-secret.ts';
 import { SIGNER_NAME } from './request.ts';
 import type { IssuerPems } from './issuer.ts';
 import type { CaState, Step } from './rotation.ts';
@@ -16,52 +18,15 @@ export const CA_SECRET = 'culvert-ca';
 export const STATE_SECRET = 'culvert-ca-state';
 /** `requested`: what a person asks for; `status`: what became of it. */
 export const ROTATION_MAP = 'culvert-ca-rotation';
-/** On the Secret, when we made it: by which request, or `first`. Without it the Secret is the user's own. */
-export const MADE_FOR = 'culvert.dev/made-for';
 const CLUSTER_BUNDLE = 'culvert.dev:workload:bundle';
 const BUNDLE_VERSIONS = ['v1', 'v1beta1', 'v1alpha1'] as const;
+/** In Secret culvert-ca-state: the request that was answered last. A Secret of before, put back, does not ask it again. */
+const HEEDED = 'heeded';
 const LABELS = { 'app.kubernetes.io/name': 'culvert', 'app.kubernetes.io/component': 'ca' } as const;
 
 const STEPS: readonly Step[] = ['steady', 'trust', 'reissue', 'retire'];
 
-const base64 = z.record(z.string(), z.string()).nullish();
-const objectSchema = z.looseObject({
-  metadata: z.looseObject({
-    resourceVersion: z.string(),
-    annotations: z.record(z.string(), z.string()).nullish(),
-  }),
-  data: base64,
-});
-
 type KubeObject = z.infer<typeof objectSchema>;
-
-/** Secret `culvert-ca`. */
-export interface CaSecret {
-  readonly pems: IssuerPems;
-  /** undefined: the user supplied it. */
-  readonly madeFor: string | undefined;
-  readonly version: string;
-}
-
-/** The CA in the JSON of its Secret. @throws ZodError when it is no Secret. */
-export function readCaSecret(object: unknown): CaSecret {
-  const secret = objectSchema.parse(object);
-  return {
-    pems: pemsIn(secret),
-    madeFor: secret.metadata.annotations?.[MADE_FOR],
-    version: secret.metadata.resourceVersion,
-  };
-}
-
-function pemsIn({ data }: KubeObject): IssuerPems {
-  const text = (key: string): string => Buffer.from(data?.[key] ?? '', 'base64').toString('latin1');
-  return { certificates: text('tls.crt'), key: text('tls.key'), roots: text('ca.crt') };
-}
-
-function dataOf(pems: IssuerPems): Record<string, string> {
-  const encode = (text: string): string => Buffer.from(text, 'latin1').toString('base64');
-  return { 'tls.crt': encode(pems.certificates), 'tls.key': encode(pems.key), 'ca.crt': encode(pems.roots) };
-}
 
 export class CaStore {
   readonly #api: KubeApi;
@@ -78,7 +43,8 @@ export class CaStore {
 
   /** Makes Secret culvert-ca. @throws KubeError `AlreadyExists`: it is never overwritten. */
   async createCa(pems: IssuerPems): Promise<void> {
-    const metadata = { name: CA_SECRET, labels: LABELS, annotations: { [MADE_FOR]: 'first' } };
+    const annotations = { [MADE_FOR]: markOf('first', pems) };
+    const metadata = { name: CA_SECRET, labels: LABELS, annotations };
     const body = {
       apiVersion: 'v1',
       kind: 'Secret',
@@ -89,12 +55,15 @@ export class CaStore {
     await this.#send('POST', this.#path('secrets'), body);
   }
 
-  /** Puts a new CA of ours in the place of `known`, which was ours. @throws KubeError `Conflict` when it has changed. */
+  /**
+   * Puts a new CA of ours in the place of `known`, which was ours; or the same one, to mark it.
+   * @throws KubeError `Conflict` when it has changed.
+   */
   async replaceCa(known: CaSecret, pems: IssuerPems, madeFor: string): Promise<void> {
     const path = this.#path('secrets', CA_SECRET);
     const secret = objectSchema.parse(await this.#send('GET', path));
     const { metadata } = secret;
-    const annotations = { ...metadata.annotations, [MADE_FOR]: madeFor };
+    const annotations = { ...metadata.annotations, [MADE_FOR]: markOf(madeFor, pems) };
     const data = { ...secret.data, ...dataOf(pems) };
     const body = { ...secret, metadata: { ...metadata, annotations, resourceVersion: known.version }, data };
     await this.#send('PUT', path, body);
@@ -107,15 +76,30 @@ export class CaStore {
     return object === undefined ? undefined : stateIn(object);
   }
 
-  /** Stores `state`, made from what `readState` or the last `writeState` saw. @throws KubeError `Conflict` */
+  /** What a person has asked for last and was answered; '' before `readState`, and when there was nothing. */
+  get heeded(): string {
+    return Buffer.from(this.#state?.data?.[HEEDED] ?? '', 'base64').toString();
+  }
+
+  /** Stores that this request was answered. @throws KubeError `Conflict` as `writeState`. */
+  async rememberHeeded(request: string): Promise<void> {
+    await this.#putState({ ...this.#state?.data, [HEEDED]: Buffer.from(request).toString('base64') });
+  }
+
+  /** Stores `state`, made from what `readState` or the last write saw. @throws KubeError `Conflict` */
   async writeState(state: CaState): Promise<void> {
     const text = (value: string): string => Buffer.from(value, 'latin1').toString('base64');
-    const data = {
+    const heeded = this.#state?.data?.[HEEDED];
+    await this.#putState({
+      ...(heeded === undefined ? {} : { [HEEDED]: heeded }),
       ...(state.active === undefined ? {} : dataOf(state.active)),
       'bundle.crt': text(state.bundlePem),
       step: text(state.step),
       since: text(new Date(state.sinceMs).toISOString()),
-    };
+    });
+  }
+
+  async #putState(data: Record<string, string>): Promise<void> {
     const known = this.#state;
     const metadata = known?.metadata ?? { name: STATE_SECRET, labels: LABELS };
     const body = { apiVersion: 'v1', kind: 'Secret', type: 'Opaque', metadata, data };
@@ -276,5 +260,5 @@ function stateIn(object: KubeObject): CaState | undefined {
   if (step === undefined || Number.isNaN(sinceMs) || bundlePem === '') return undefined;
   // Of a CA that others sign with, only the roots are stored.
   const isThere = text('tls.key') !== '' || text('ca.crt') !== '';
-  return { step, sinceMs, active: isThere ? pemsIn(object) : undefined, bundlePem };
+  return { step, sinceMs, active: isThere ? pemsIn(object.data) : undefined, bundlePem };
 }

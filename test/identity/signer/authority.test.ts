@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { unionOf } from '../../../daemon/identity/bundle.ts';
 import { makeIssuer } from '../../../daemon/identity/signer/issuer.ts';
+import { MADE_FOR } from '../../../daemon/identity/signer/ca-secret.ts';
 import { KubeError } from '../../../daemon/kube/seams.ts';
 import { TRUST_DOMAIN } from '../forge.ts';
 import { BUNDLE, CLUSTER_BUNDLE, CLUSTER_BUNDLES, CaWorld, SECRET, STATE, usable } from './ca-world.ts';
@@ -97,5 +98,78 @@ describe('the CA', () => {
     world.rotate('2026-06-01');
     const { rootHash } = await world.walked(old.rootHash);
     assert.notEqual(rootHash, old.rootHash);
+  });
+
+  it('leaves a CA alone that the user has put over its own by kubectl apply, which keeps annotations', async () => {
+    await using world = new CaWorld();
+    const old = await world.begin();
+    const theirs = await makeIssuer(TRUST_DOMAIN, world.clock.nowMs());
+    world.apply(theirs);
+    const { rootHash, pems } = await world.walked(old.rootHash);
+    assert.equal(pems.certificates, theirs.certificates);
+    world.rotate('2026-06-01');
+    await world.comes('the refusal', () => /^refused/.test(world.status()?.request ?? ''));
+    await world.looks(2);
+    assert.equal(world.secret.data?.['tls.key'], Buffer.from(theirs.key).toString('base64'));
+    assert.equal(usable(world.ca())?.rootHash, rootHash);
+  });
+
+  it('names ca.crt when only the other two have been put over its own', async () => {
+    await using world = new CaWorld();
+    await world.begin();
+    const { certificates, key } = await makeIssuer(TRUST_DOMAIN, world.clock.nowMs());
+    world.apply({ certificates, key });
+    await world.comes('the problem', () => /ca\.crt: it does not chain/.test(world.status()?.problem ?? ''));
+    assert.match(world.status()?.problem ?? '', /put another one there/);
+  });
+
+  it('does what was asked once, also when the Secret of before is put back', async () => {
+    await using world = new CaWorld();
+    const old = await world.begin();
+    const first = world.secret;
+    world.rotate('2026-06-01');
+    const fresh = await world.walked(old.rootHash);
+    assert.equal(world.status()?.request, 'done');
+
+    await world.lead();
+    world.cluster.put(SECRET, first);
+    assert.equal((await world.walked(fresh.rootHash)).rootHash, old.rootHash);
+    await world.looks(2);
+    assert.equal(world.secret.data?.['tls.crt'], first.data?.['tls.crt']);
+    assert.match(world.status()?.request ?? '', /^over/);
+
+    world.rotate('2026-06-02');
+    assert.notEqual((await world.walked(old.rootHash)).rootHash, old.rootHash);
+    assert.equal(world.status()?.request, 'done');
+  });
+
+  it('forgets a request that it has refused', async () => {
+    await using world = new CaWorld();
+    const old = await world.begin();
+    const first = world.secret;
+    world.apply(await makeIssuer(TRUST_DOMAIN, world.clock.nowMs()));
+    const theirs = await world.walked(old.rootHash);
+    world.rotate('2026-06-01');
+    await world.comes('the refusal', () => /^refused/.test(world.status()?.request ?? ''));
+    await world.looks();
+    world.cluster.put(SECRET, first);
+    await world.walked(theirs.rootHash);
+    await world.looks(2);
+    assert.equal(usable(world.ca())?.rootHash, old.rootHash);
+  });
+
+  it('knows a Secret that an earlier version of it has made, and marks it anew', async () => {
+    await using world = new CaWorld();
+    const old = await world.begin();
+    const { metadata } = world.secret;
+    assert.match(metadata.annotations?.[MADE_FOR] ?? '', /^first [0-9a-f]{64}$/);
+    world.cluster.put(SECRET, {
+      ...world.secret,
+      metadata: { ...metadata, annotations: { [MADE_FOR]: 'first' } },
+    });
+    await world.looks(2);
+    assert.equal(world.secret.metadata.annotations?.[MADE_FOR], metadata.annotations?.[MADE_FOR]);
+    world.rotate('2026-06-01');
+    assert.notEqual((await world.walked(old.rootHash)).rootHash, old.rootHash);
   });
 });

@@ -89,7 +89,7 @@ describe('the CA of the Secret', () => {
       [{ ...good, key: '' }, /no private key/],
       [{ ...good, key: other.keyPem }, /not the key of the first certificate/],
       [{ ...good, key: weak }, /ed25519/],
-      [{ ...good, roots: other.certPem }, /would be refused: .*does not chain/],
+      [{ ...good, roots: other.certPem }, /would be refused by those who trust ca\.crt: .*does not chain/],
       [{ certificates: leaf.chainPem, key: leaf.keyPem, roots: root.certPem }, /is no CA/],
       [{ certificates: leaf.chainPem, key: leaf.keyPem, roots: '' }, /ca\.crt is missing/],
     ] as const)
