@@ -10,18 +10,17 @@
 import type { SpiffeId, TrustDomain } from '../mesh/ids.ts';
 import { splitSpiffeId } from '../mesh/ids.ts';
 import type { CertificateMessage } from '../mesh/wiring.ts';
-import { acceptIssued } from './accept.ts';
-import type { Acceptance } from './accept.ts';
+import { attempt, judgeEarly } from './attempt.ts';
+import type { Attempt, Failure } from './attempt.ts';
 import { rootHashes, rootIn } from './bundle.ts';
 import type { TrustBundle } from './bundle.ts';
-import { bounded } from './clock.ts';
+import type { ChainOptions } from './chain.ts';
 import type { Clock } from './clock.ts';
-import { isDue, isUsable, newEntry, serves, stateOf, statusOf, waitOf } from './entry.ts';
+import { fail, isDue, isUsable, newEntry, serves, stateOf, statusOf, succeed, waitOf } from './entry.ts';
 import type { Entry } from './entry.ts';
 import type { CertificateEvent, CertificateStatus } from './events.ts';
-import { SOON_MS, renewalSpread, renewalTime, retryDelay, spreadDelay } from './renewal.ts';
+import { EARLY_MS, SOON_MS, renewalSpread, renewalTime, retryDelay, spreadDelay } from './renewal.ts';
 import type { CertificateSource } from './sources/source.ts';
-import { excerpt } from './text.ts';
 
 export interface CertificatesOptions {
   readonly source: CertificateSource;
@@ -53,7 +52,7 @@ export class Certificates implements Disposable {
   readonly #queues: readonly [Set<Entry>, Set<Entry>, Set<Entry>] = [new Set(), new Set(), new Set()];
   readonly #listeners = new Set<(event: CertificateEvent) => void>();
   #inFlight = 0;
-  /** Failures of any identity since the last success of any. */
+  /** Attempts without an answer, of any identity, since the last success of any. */
   #failuresInARow = 0;
   #timer: { readonly atMs: number; readonly cancel: () => void } | undefined;
   #disposed = false;
@@ -92,6 +91,7 @@ export class Certificates implements Disposable {
       if (id !== '*' && entry.id !== id) continue;
       entry.renewAtMs = 0;
       entry.retryAtMs = undefined;
+      entry.early = undefined;
       if (isDue(entry, this.#options.clock)) this.#enqueue(entry);
     }
     this.#pump();
@@ -191,48 +191,45 @@ export class Certificates implements Disposable {
     const flight = new AbortController();
     entry.flight = flight;
     this.#inFlight++;
-    const result = await this.#ask(entry.id, flight);
+    const options = { ...this.#options, chainOptions: () => this.#chainOptions() };
+    const result = await (this.#takeEarly(entry) ?? attempt(entry.id, flight, options));
     entry.flight = undefined;
     this.#inFlight--;
     if (this.#entries.get(entry.id) === entry) this.#settle(entry, result);
     this.#pump();
   }
 
-  async #ask(id: SpiffeId, flight: AbortController): Promise<Acceptance> {
-    const { source, lifetimeMs, trustDomain, clock, issueTimeoutMs } = this.#options;
-    try {
-      const answer = source.issue(id, lifetimeMs, flight.signal);
-      const issued = await bounded(answer, clock, issueTimeoutMs, flight);
-      const preferredRoot = this.#bundle?.issuingRoot;
-      return acceptIssued(issued, id, { trustDomain, nowMs: clock.nowMs(), preferredRoot });
-    } catch (error) {
-      return { ok: false, reason: excerpt(error) };
-    }
+  /** A certificate that was kept until it is valid; where it is good for nothing by then, the source is asked. */
+  #takeEarly(entry: Entry): Attempt | undefined {
+    if (entry.early === undefined) return undefined;
+    const result = judgeEarly(entry.early, entry.id, this.#bundle?.rootsPem, this.#chainOptions());
+    if (result !== undefined) entry.early = undefined;
+    return result?.ok === true ? result : undefined;
   }
 
-  #settle(entry: Entry, result: Acceptance): void {
+  #chainOptions(): ChainOptions {
+    const { trustDomain, clock } = this.#options;
+    return { trustDomain, nowMs: clock.nowMs(), preferredRoot: this.#bundle?.issuingRoot };
+  }
+
+  #fail(entry: Entry, failure: Failure): void {
     const { clock, random } = this.#options;
-    if (!result.ok) {
-      entry.failures++;
-      entry.lastError = result.reason;
-      const spreadMs = this.#spreadMs(entry);
-      entry.retryAtMs = clock.monotonicMs() + retryDelay(entry.failures, entry.urgent, random(), spreadMs);
-      this.#failuresInARow++;
-      this.#arm(waitOf(entry, clock));
-      this.#emit({ type: 'failed', id: entry.id, reason: result.reason, state: stateOf(entry, clock) });
-      return;
-    }
+    const { reason, isAnswered, early } = failure;
+    if (!isAnswered) this.#failuresInARow++;
+    const isUrgent = entry.urgent && !isAnswered;
+    const delayMs = retryDelay(fail(entry, failure), isUrgent, random(), this.#spreadMs(entry));
+    entry.retryAtMs = clock.monotonicMs() + (early === undefined ? delayMs : EARLY_MS);
+    this.#arm(waitOf(entry, clock));
+    this.#emit({ type: 'failed', id: entry.id, reason, state: stateOf(entry, clock) });
+  }
+
+  #settle(entry: Entry, result: Attempt): void {
+    if (!result.ok) return this.#fail(entry, result);
+    const { clock, random } = this.#options;
     const { certificate } = result;
-    entry.certificate = certificate;
-    entry.rootHash = result.rootHash;
-    entry.isTrusted = true;
+    succeed(entry, result);
     entry.renewAtMs = renewalTime(clock.nowMs(), certificate.notAfterMs, random(), this.#spreadMs(entry));
     if (this.#isOfOtherRoot(entry)) this.#renewWithin(entry, Math.max(OTHER_ROOT_MS, this.#spreadMs(entry)));
-    entry.retryAtMs = undefined;
-    entry.failures = 0;
-    entry.lastError = undefined;
-    entry.urgent = false;
-    entry.expiryTold = false;
     this.#arm(waitOf(entry, clock));
     this.#emit({ type: 'certificate', certificate });
     if (this.#failuresInARow >= OUTAGE_FAILURES) this.#hasten();
@@ -243,6 +240,7 @@ export class Certificates implements Disposable {
   #hasten(): void {
     const { clock, random } = this.#options;
     for (const entry of this.#entries.values()) {
+      if (entry.isRefused) continue;
       const left = entry.certificate === undefined ? 0 : entry.certificate.notAfterMs - clock.nowMs();
       const spread = left > 0 ? spreadDelay(left, this.#spreadMs(entry), random()) : SOON_MS * random();
       this.#shorten(entry, spread);
@@ -269,7 +267,9 @@ export class Certificates implements Disposable {
       if (entry.isTrusted && !(isOther && this.#isOfOtherRoot(entry))) continue;
       const waitMs = this.#spreadMs(entry) * random();
       this.#renewWithin(entry, waitMs);
-      if (!entry.isTrusted) this.#shorten(entry, waitMs);
+      if (entry.isTrusted) continue;
+      entry.early = undefined;
+      this.#shorten(entry, waitMs);
     }
   }
 
@@ -279,8 +279,7 @@ export class Certificates implements Disposable {
     if (certificate === undefined) return;
     entry.isTrusted = rootHash !== undefined && rootHash === bundle.issuingRoot && hashes.includes(rootHash);
     if (entry.isTrusted) return;
-    const { trustDomain, clock } = this.#options;
-    const found = rootIn(bundle, certificate.chainPem, { trustDomain, nowMs: clock.nowMs() });
+    const found = rootIn(bundle, certificate.chainPem, this.#chainOptions());
     entry.isTrusted = found !== undefined;
     entry.rootHash = found ?? entry.rootHash;
   }
@@ -307,9 +306,9 @@ export class Certificates implements Disposable {
     return Math.max(SOON_MS, Math.min(renewalSpread(nodes(), this.#entries.size), left / 2));
   }
 
-  /** Lets a back-off last `waitMs` from now at most. */
+  /** Lets a back-off last `waitMs` from now at most; what only the clock keeps from us is not asked for again. */
   #shorten(entry: Entry, waitMs: number): void {
-    if (entry.retryAtMs === undefined) return;
+    if (entry.retryAtMs === undefined || entry.early !== undefined) return;
     entry.retryAtMs = Math.min(entry.retryAtMs, this.#options.clock.monotonicMs() + waitMs);
     this.#arm(waitMs);
   }

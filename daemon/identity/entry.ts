@@ -1,6 +1,7 @@
 /** One identity in certificates.ts: what is kept of it, and what follows from that and the clocks. Pure. */
 import type { SpiffeId } from '../mesh/ids.ts';
 import type { CertificateMessage } from '../mesh/wiring.ts';
+import type { EarlyCertificate, Failure, Success } from './attempt.ts';
 import type { Clock } from './clock.ts';
 import type { CertificateState, CertificateStatus } from './events.ts';
 
@@ -16,10 +17,30 @@ export interface Entry {
   renewAtMs: number;
   /** Monotonic; set while failures last. */
   retryAtMs: number | undefined;
+  /** Attempts without an answer since the last success. */
   failures: number;
+  /** Answers that gave no certificate to use since the last success. */
+  refusals: number;
+  /** The last attempt was one of those. */
+  isRefused: boolean;
+  early: EarlyCertificate | undefined;
   lastError: string | undefined;
   flight: AbortController | undefined;
   expiryTold: boolean;
+}
+
+/** Takes the certificate into use; when it is renewed is the caller's. */
+export function succeed(entry: Entry, { certificate, rootHash }: Success): void {
+  const fresh = { ...newEntry(entry.id), certificate, rootHash, isTrusted: true };
+  Object.assign(entry, fresh);
+}
+
+/** Notes why there is no certificate. Returns the how-manieth failure of its kind it is since the last success. */
+export function fail(entry: Entry, { reason, isAnswered, early }: Failure): number {
+  entry.isRefused = isAnswered;
+  entry.early = early ?? entry.early;
+  entry.lastError = reason;
+  return isAnswered ? ++entry.refusals : ++entry.failures;
 }
 
 type Times = Pick<Clock, 'nowMs' | 'monotonicMs'>;
@@ -34,6 +55,9 @@ export function newEntry(id: SpiffeId): Entry {
     renewAtMs: 0,
     retryAtMs: undefined,
     failures: 0,
+    refusals: 0,
+    isRefused: false,
+    early: undefined,
     lastError: undefined,
     flight: undefined,
     expiryTold: false,
@@ -52,6 +76,7 @@ export function serves(entry: Entry, clock: Times): boolean {
 /** A certificate that is not valid yet was made while our clock was ahead: peers refuse it, so renew it now. */
 export function isDue(entry: Entry, clock: Times): boolean {
   if (entry.flight !== undefined) return false;
+  if (entry.early !== undefined && clock.nowMs() >= entry.early.notBeforeMs) return true;
   if (entry.retryAtMs !== undefined) return clock.monotonicMs() >= entry.retryAtMs;
   const nowMs = clock.nowMs();
   return entry.certificate === undefined || nowMs >= entry.renewAtMs || nowMs < entry.certificate.notBeforeMs;
@@ -65,7 +90,7 @@ export function waitOf(entry: Entry, clock: Times): number {
   if (entry.flight !== undefined || isDue(entry, clock)) return expiry;
   const attempt =
     entry.retryAtMs === undefined ? entry.renewAtMs - nowMs : entry.retryAtMs - clock.monotonicMs();
-  return Math.min(expiry, attempt);
+  return Math.min(expiry, attempt, (entry.early?.notBeforeMs ?? Infinity) - nowMs);
 }
 
 export function stateOf(entry: Entry, clock: Times): CertificateState {
@@ -89,6 +114,6 @@ export function statusOf(entry: Entry, clock: Times): CertificateStatus {
     notAfterMs: entry.certificate?.notAfterMs,
     rootHash: entry.rootHash,
     lastError: entry.lastError,
-    nextAttemptMs: idle ? nextMs : undefined,
+    nextAttemptMs: idle ? Math.min(nextMs, entry.early?.notBeforeMs ?? Infinity) : undefined,
   };
 }

@@ -6,6 +6,8 @@ const LEAST_JITTER = 0.1;
 const MOST_JITTER = 0.5;
 const FIRST_RETRY_MS = 500;
 const LAST_RETRY_MS = 150_000;
+/** A certificate that is not valid yet is waited for; but it may be the CA's clock that was wrong. */
+export const EARLY_MS = 3_600_000;
 /** Within what a recovery must be noticed where it matters. */
 export const SOON_MS = 5_000;
 /** What the API server may be asked by all nodes together for renewals (DESIGN.md section 6). */
@@ -33,7 +35,7 @@ export function renewalTime(nowMs: number, notAfterMs: number, random: number, s
 
 /**
  * Ms to wait after the `failures`th failure in a row: 0.5 s, doubling up to 150 s, or to `spreadMs` where that is more
- * (5 s while a pod waits), less up to a fifth.
+ * (5 s while a pod waits for a CA that does not answer), less up to a fifth.
  */
 export function retryDelay(failures: number, urgent: boolean, random: number, spreadMs = 0): number {
   const doubled = FIRST_RETRY_MS * 2 ** Math.min(failures - 1, 30);

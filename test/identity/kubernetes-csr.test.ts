@@ -156,10 +156,11 @@ describe('a request to culvert-ca', () => {
       const asked = ask();
       const name = await watched();
       api.answer(name, { conditions: [{ type, reason: 'NoSuchWorkload', message: 'no pod there' }] });
-      await assert.rejects(
-        asked,
-        new RegExp(`refused request ${name} \\(${type}, NoSuchWorkload\\): no pod there`),
-      );
+      const told = {
+        name: 'Refused',
+        message: new RegExp(`${name} \\(${type}, NoSuchWorkload\\): no pod there`),
+      };
+      await assert.rejects(asked, told);
     }
     assert.equal(new Set(api.posted).size, 2);
   });
@@ -213,6 +214,34 @@ describe('a request to culvert-ca', () => {
     api.answer(await watched(), { certificate: base64(issue(ca, WEB).chainPem) });
     await asked;
     assert.equal(api.posted.length, 1);
+  });
+
+  it('that the API does not take is refused; one that it did not answer is not', async () => {
+    for (const [status, name] of [
+      [403, 'Refused'],
+      [422, 'Refused'],
+      [429, 'Error'],
+      [500, 'Error'],
+      [0, 'Error'],
+    ] as const) {
+      api.fault = () => {
+        throw new KubeError(status, 'Reason', 'because');
+      };
+      await assert.rejects(ask(), { name, message: /could not be asked for: .*because/ }, String(status));
+    }
+    assert.equal(api.posted.length, 0);
+  });
+
+  it('that was taken away is refused; one that is only not answered yet is not', async () => {
+    const gone = ask();
+    api.objects.delete(await watched());
+    api.say(undefined);
+    await clock.advance(2_000);
+    await assert.rejects(gone, { name: 'Refused', message: /is gone/ });
+    const late = ask();
+    await watched();
+    await clock.advance(46_000);
+    await assert.rejects(late, { name: 'Error', message: /no answer/ });
   });
 
   it('ends when it is not needed any more', async () => {

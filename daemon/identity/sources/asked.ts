@@ -15,6 +15,7 @@ import type { Clock } from '../clock.ts';
 import { keyPem, makeCsr, makeKeyPair, toPem } from '../csr.ts';
 import type { KeyPair } from '../csr.ts';
 import { excerpt } from '../text.ts';
+import { Refused } from './source.ts';
 import type { CertificateSource, IssuedCertificate } from './source.ts';
 import { PublishedBundle } from './trust-bundle.ts';
 
@@ -100,7 +101,7 @@ export class AskedCertificates implements CertificateSource, AsyncDisposable {
     return this.#bundle.onBundle(listener);
   }
 
-  /** @throws Error with the CA's reason when it refused, or with what it did not answer. */
+  /** @throws Refused with the CA's reason, or the API's; Error with what was not answered. */
   async issue(id: SpiffeId, lifetimeMs: number, signal: AbortSignal): Promise<IssuedCertificate> {
     const late = new AbortController();
     const cancel = this.#options.clock.after(ANSWER_MS, () => late.abort());
@@ -152,10 +153,13 @@ export class AskedCertificates implements CertificateSource, AsyncDisposable {
     } catch (error) {
       // Without an answer it may have been made: the next attempt finds out, by the same name.
       if (!(error instanceof KubeError)) throw error;
-      if (error.status === 409) pending.posted = true;
-      else if (error.status >= 400 && error.status < 500 && error.status !== 429) this.#pending.delete(id);
-      if (!pending.posted)
-        throw new Error(`the certificate could not be asked for: ${excerpt(error)}`, { cause: error });
+      pending.posted = error.status === 409;
+      if (pending.posted) return;
+      const why = `the certificate could not be asked for: ${excerpt(error)}`;
+      if (error.status < 400 || error.status >= 500 || error.status === 429)
+        throw new Error(why, { cause: error });
+      this.#pending.delete(id);
+      throw new Refused(why, { cause: error });
     }
   }
 
@@ -171,7 +175,7 @@ export class AskedCertificates implements CertificateSource, AsyncDisposable {
       if (answer !== undefined) {
         this.#pending.delete(id);
         if ('chainPem' in answer) return answer.chainPem;
-        throw new Error(answer.refusal);
+        throw new Refused(answer.refusal);
       }
       if (signal.aborted)
         throw new Error(`no answer to request ${name} yet (${this.#kind.command(name)}): ${reasonOf(why)}`);

@@ -12,13 +12,18 @@ export interface IssuedCertificate {
   readonly rootsPem: string;
 }
 
+/** The CA has answered, and its answer is no, in a sentence: asked again at once it would say the same. */
+export class Refused extends Error {
+  override readonly name = 'Refused';
+}
+
 export interface CertificateSource {
   /** The value of config `certSource`. */
   readonly name: string;
   /**
    * A certificate for `id` under a fresh key.
    * @param lifetimeMs asked for, in ms; the CA may give less.
-   * @throws when it can not be had now; certificates.ts tries again. `signal` ends the attempt.
+   * @throws Refused; any other error when there is no answer now. certificates.ts tries again. `signal` ends the attempt.
    */
   issue(id: SpiffeId, lifetimeMs: number, signal: AbortSignal): Promise<IssuedCertificate>;
   /** The trust anchors now, PEM. */
