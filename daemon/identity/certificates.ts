@@ -80,8 +80,9 @@ export class Certificates implements Disposable {
   /** Certificates in use by `rootHash` of their root: `issuers` in `culvert.dev/node`, which a rotation waits for. */
   issuers(): Readonly<Record<string, number>> {
     const counts: Record<string, number> = {};
-    for (const { rootHash, certificate } of this.#entries.values())
-      if (certificate !== undefined && rootHash !== undefined) counts[rootHash] = (counts[rootHash] ?? 0) + 1;
+    for (const entry of this.#entries.values())
+      if (entry.rootHash !== undefined && isUsable(entry, this.#options.clock))
+        counts[entry.rootHash] = (counts[entry.rootHash] ?? 0) + 1;
     return counts;
   }
 

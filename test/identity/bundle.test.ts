@@ -258,6 +258,19 @@ describe('a node that was cut off while its root was retired', () => {
   });
 });
 
+describe('what a rotation waits for', () => {
+  it('is what is in use: no certificate that has run out and can not be renewed', async () => {
+    source.isAway = true;
+    await clock.advance(24 * HOUR);
+    assert.deepEqual(certificates.issuers(), { [hashOf(old)]: 3 }, 'in its last millisecond');
+    await clock.advance(1);
+    assert.deepEqual(certificates.issuers(), {});
+    source.isAway = false;
+    await clock.advance(150 * SECOND);
+    assert.deepEqual(certificates.issuers(), { [hashOf(old)]: 3 });
+  });
+});
+
 describe('a certificate asked for by a person', () => {
   it('is renewed at once, the others not', async () => {
     const serial = certificates.get(ids[0] ?? id('a'))?.serial;
