@@ -172,7 +172,7 @@ describe('a request to culvert-ca', () => {
       await clock.advance(46_000);
       await assert.rejects(
         asked,
-        /no answer to request culvert-node-a-\w+ yet .*is Deployment culvert-ca running/,
+        /no answer to request culvert-node-a-\w+ yet .*is Deployment culvert-ca running\? `culvert ca status` says what is wrong/,
       );
       api.say(undefined);
     }

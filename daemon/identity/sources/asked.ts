@@ -241,7 +241,7 @@ interface Why {
 }
 
 function reasonOf({ pending, trouble }: Why): string {
-  return pending ?? trouble ?? 'is Deployment culvert-ca running?';
+  return pending ?? trouble ?? 'is Deployment culvert-ca running? `culvert ca status` says what is wrong';
 }
 
 const headSchema = z.object({ metadata: z.object({ resourceVersion: z.string() }) });

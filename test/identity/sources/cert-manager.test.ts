@@ -120,7 +120,7 @@ describe('the answer', () => {
   it('is waited for: one object for all attempts, and who is to act next is said', async () => {
     assert.match(
       await unanswered(),
-      /describe certificaterequest culvert-node-a-.*is Deployment culvert-ca running/,
+      /describe certificaterequest culvert-node-a-.*is Deployment culvert-ca running\? `culvert ca status` says what is wrong/,
     );
     api.status = { conditions: [APPROVED] };
     assert.match(
