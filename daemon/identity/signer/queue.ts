@@ -27,8 +27,16 @@ export interface QueueWork {
   readonly requests: Pick<WatchOptions<RequestSummary>, 'path' | 'fieldSelector' | 'decode'>;
   /** Whether there is still something to do about it. */
   readonly isOpen: (request: RequestSummary) => boolean;
-  /** Looks at one request. @returns ms until it has to be looked at again; 0: it is done, or the watch will say. */
+  /** Looks at one request; never twice at once. @returns ms until it has to be looked at again; 0: it is done. */
   readonly advance: (key: string) => Promise<number>;
+}
+
+/** A request that is looked at now. */
+interface Flight {
+  /** Of the object that was known when the look began; undefined once that one is gone. */
+  uid: string | undefined;
+  /** The watch has told something since: of our own write most often. */
+  hasChanged: boolean;
 }
 
 const MAX_IN_FLIGHT = 8;
@@ -49,7 +57,7 @@ export class RequestQueue implements AsyncDisposable {
   readonly #ending = new AbortController();
   readonly #pods: Watched<PodFacts>;
   readonly #requests: Watched<RequestSummary>;
-  #inFlight = 0;
+  readonly #inFlight = new Map<string, Flight>();
 
   constructor(options: QueueOptions, work: QueueWork) {
     this.#options = options;
@@ -65,7 +73,7 @@ export class RequestQueue implements AsyncDisposable {
 
   /** Requests that have no answer yet. */
   get waiting(): number {
-    return this.#turns.size + this.#later.size + this.#inFlight;
+    return this.#turns.size + this.#later.size + this.#inFlight.size;
   }
 
   /** Ends with `stop`. */
@@ -109,6 +117,11 @@ export class RequestQueue implements AsyncDisposable {
   #queue(key: string): void {
     const summary = this.world.requests.get(key);
     if (this.#ending.signal.aborted || summary === undefined || !this.#work.isOpen(summary)) return;
+    const flight = this.#inFlight.get(key);
+    if (flight !== undefined) {
+      flight.hasChanged = true;
+      return;
+    }
     this.#later.get(key)?.();
     this.#later.delete(key);
     this.#turns.add(summary.source, key);
@@ -120,19 +133,29 @@ export class RequestQueue implements AsyncDisposable {
     this.#later.delete(key);
     this.#failures.delete(key);
     this.#admitted.delete(key);
+    const flight = this.#inFlight.get(key);
+    if (flight !== undefined) flight.uid = undefined;
   }
 
   #pump(): void {
-    while (this.#inFlight < MAX_IN_FLIGHT && !this.#ending.signal.aborted) {
+    while (this.#inFlight.size < MAX_IN_FLIGHT && !this.#ending.signal.aborted) {
       const key = this.#turns.next();
       if (key === undefined) return;
-      this.#inFlight++;
+      const flight: Flight = { uid: this.world.requests.get(key)?.uid, hasChanged: false };
+      this.#inFlight.set(key, flight);
       void this.#take(key).then((waitMs) => {
-        this.#inFlight--;
-        if (waitMs > 0) this.#lookAgain(key, waitMs);
+        this.#inFlight.delete(key);
+        this.#landed(key, flight, waitMs);
         this.#pump();
       });
     }
+  }
+
+  #landed(key: string, { uid, hasChanged }: Flight, waitMs: number): void {
+    const isOther = this.world.requests.get(key)?.uid !== uid;
+    // What is done is not looked at for what we have written ourselves.
+    if (isOther || (hasChanged && waitMs > 0)) this.#queue(key);
+    else if (waitMs > 0) this.#lookAgain(key, waitMs);
   }
 
   #lookAgain(key: string, waitMs: number): void {

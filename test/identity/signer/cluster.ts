@@ -16,6 +16,7 @@ export interface Stored {
     readonly annotations?: Readonly<Record<string, string>>;
     readonly labels?: Readonly<Record<string, string>>;
     readonly resourceVersion?: string;
+    readonly [field: string]: unknown;
   };
   readonly data?: Readonly<Record<string, string>>;
   readonly [field: string]: unknown;
@@ -30,6 +31,8 @@ export class Cluster implements KubeApi {
   readonly refusals = new Map<string, KubeError>();
   /** Called with each object that is put there. */
   onPut: (path: string, object: Stored) => void = () => undefined;
+  /** Called before each request is answered. */
+  onAsked: (asked: string) => void = () => undefined;
   readonly #watches = new Set<PathWatched<unknown>>();
   #version = 0;
 
@@ -43,6 +46,7 @@ export class Cluster implements KubeApi {
     await Promise.resolve();
     const asked = `${method} ${path}`;
     this.asked.push(asked);
+    this.onAsked(asked);
     for (const [beginning, error] of this.refusals) if (asked.startsWith(beginning)) throw error;
     if (method === 'GET') return structuredClone(this.#find(path));
     const object = body as Stored;
