@@ -177,6 +177,14 @@ describe('a daemon’s token', () => {
     assert.equal((await askAs(cluster, stolen, 'GET', secret)).status, 403);
   });
 
+  it('lists the one ConfigMap that the daemon watches, and reads none', async () => {
+    const maps = `/api/v1/namespaces/${OWN}/configmaps`;
+    const named = (name: string): string => `${maps}?fieldSelector=metadata.name%3D${name}`;
+    assert.equal((await askAs(cluster, stolen, 'GET', named('culvert-trust-bundle'))).status, 200);
+    for (const path of [maps, named('culvert-config'), `${maps}/culvert-trust-bundle`])
+      assert.equal((await askAs(cluster, stolen, 'GET', path)).status, 403, path);
+  });
+
   it('is nobody else’s business: others write pods as before', async () => {
     const path = `/api/v1/namespaces/shop/pods/web-b/status?dryRun=All`;
     const options = { body: annotate({ other: 'y' }), contentType: 'application/merge-patch+json' };

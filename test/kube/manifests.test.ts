@@ -5,6 +5,10 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { KNOB_NAMES, envOf, parseConfig } from '../../daemon/config.ts';
+import { accessFindings } from '../../daemon/cli/cluster/rights.ts';
+import { KubeClient } from '../../daemon/kube/client.ts';
+import { openAccess } from '../../daemon/kube/config.ts';
+import { until } from '../support/wait.ts';
 import { ControlPlane } from './kit/control-plane.ts';
 import {
   BENCH,
@@ -80,29 +84,33 @@ function grant(account: string, rule: unknown, namespace: unknown): Grant {
   };
 }
 
-function tableGrants(): readonly Grant[] {
-  return readFileSync(pathOf('README.md'), 'utf8')
-    .split('\n')
-    .map((line) => line.split('|').map((cell) => cell.trim()))
-    .filter(([, account]) => account === 'culvert' || account === 'culvert-ca')
-    .map(([, account = '', verbs = '', on = '']) => ({ account, verbs, on }));
+/** The tables of grants, in the order that they stand in: for all, and what comes with one root or another. */
+function tableGrants(): readonly (readonly Grant[])[] {
+  const tables = readFileSync(pathOf('README.md'), 'utf8').split(/\n\n/);
+  return tables
+    .map((table) =>
+      table
+        .split('\n')
+        .map((line) => line.split('|').map((cell) => cell.trim()))
+        .filter(([, account]) => account === 'culvert' || account === 'culvert-ca')
+        .map(([, account = '', verbs = '', on = '']) => ({ account, verbs, on })),
+    )
+    .filter((table) => table.length > 0);
 }
 
 const lineOf = ({ account, verbs, on }: Grant): string => `${account} may ${verbs} ${on}`;
 const sorted = (all: readonly Grant[]): readonly string[] => all.map(lineOf).sort();
 
 describe('RBAC', () => {
-  it('is what the table of manifests/README.md says, each verb with its reason', () => {
-    const base = sorted(grants('base'));
-    const withCertManager = sorted(grants('overlays/cert-manager'));
-    const table = sorted(tableGrants());
-    const withTaint = sorted(grants('overlays/startup-taint')).filter((line) => !base.includes(line));
-    assert.deepEqual([...withCertManager, ...withTaint].sort(), table);
-    assert.deepEqual(
-      base.filter((line) => !table.includes(line)),
-      [],
-    );
-    assert.ok(base.length > 15 && base.length < table.length);
+  it('is what the tables of manifests/README.md say, each verb with its reason', () => {
+    const tables = tableGrants();
+    assert.equal(tables.length, 4);
+    const [common = [], ownCa = [], certManager = [], startupTaint = []] = tables;
+    assert.deepEqual(sorted(grants('base')), sorted([...common, ...ownCa]));
+    assert.deepEqual(sorted(grants('overlays/cert-manager')), sorted([...common, ...certManager]));
+    const withTaint = sorted([...common, ...ownCa, ...startupTaint]);
+    assert.deepEqual(sorted(grants('overlays/startup-taint')), withTaint);
+    assert.ok(common.length > 15);
   });
 
   it('has no wildcard, no deletion, nothing that makes more of an account, and no Secret but by name', () => {
@@ -297,6 +305,31 @@ describe('a real API server', () => {
       const out = await cluster.kubectl(['apply', '--server-side', '--dry-run=server', '-k', pathOf(root)]);
       assert.equal(out.trim().split('\n').length, objectsOf(root).length);
     });
+
+  it('gives what `culvert check` asks for, and with cert-manager takes away what our own CA needs', async () => {
+    using api = new KubeClient(openAccess(cluster.kubeconfig, {}), { userAgent: 'test' });
+    let said: readonly string[] = [];
+    // The authorizer hears of a change in a moment.
+    const says = (certSource: string, wanted: readonly RegExp[]): Promise<boolean> =>
+      until(
+        `what check says with ${certSource}`,
+        async () => {
+          const findings = await accessFindings(api, { systemNamespace: OWN, certSource });
+          said = findings.map(({ detail }) => detail);
+          return wanted.every((one, i) => one.test(said[i] ?? ''));
+        },
+        { detail: () => said.join('\n') },
+      );
+    const all = [/^\d+ asked$/, /^\d+ asked$/, /^\d+ asked$/];
+    await cluster.kubectl(['apply', '-k', pathOf('base')]);
+    await says('', all);
+    await cluster.kubectl(['apply', '-k', pathOf('overlays/cert-manager')]);
+    await says('cert-manager', all);
+    await says('', [
+      /^not: create certificatesigningrequests$/,
+      /^not: watch certificatesigningrequests; approve .*; sign .*; get secrets culvert-ca$/,
+    ]);
+  });
 
   it('compiles the admission policies without a warning', async () => {
     const { code, stderr } = await cluster.tryKubectl(['apply', '-k', pathOf('base')]);

@@ -49,7 +49,7 @@ export async function checkCluster(
     ...nodes(objects.nodes),
     addresses(objects, settings['CULVERT_MESH_CIDRS'] ?? ''),
     ...(await networkPolicies(api, objects)),
-    ...(await accessFindings(api, options)),
+    ...(await accessFindings(api, { ...options, certSource: settings['CULVERT_CERT_SOURCE'] ?? '' })),
   ];
   if (options.pre === true) return findings;
   return [...findings, ...daemons(objects), await bundle(api, options.systemNamespace, nowMs)];

@@ -14,28 +14,55 @@ interface Right {
   readonly own?: true;
 }
 
+interface BySource {
+  readonly daemon: readonly Right[];
+  readonly ca: readonly Right[];
+}
+
+export interface AccessOptions {
+  /** Before anything of ours is applied. */
+  readonly pre?: true;
+  readonly systemNamespace: string;
+  /** Config `certSource` of the cluster's daemons. */
+  readonly certSource: string;
+}
+
 const SIGNER = 'culvert.dev/workload';
 const POLICY_GROUP = 'security.istio.io';
 const POLICIES = ['authorizationpolicies', 'peerauthentications'] as const;
 
-/** manifests/base/rbac says the same; a test holds both together. */
+const REQUESTS = 'certificaterequests';
+
+/** manifests/base and overlays/cert-manager give these and more; test/kube/manifests.test.ts holds them together. */
 const DAEMON: readonly Right[] = [
   ...['namespaces', 'nodes', 'pods', 'services'].map((resource) => ({ verb: 'watch', group: '', resource })),
   { verb: 'watch', group: 'discovery.k8s.io', resource: 'endpointslices' },
   ...POLICIES.map((resource) => ({ verb: 'watch', group: POLICY_GROUP, resource })),
   { verb: 'patch', group: '', resource: 'pods', subresource: 'status' },
-  { verb: 'create', group: 'certificates.k8s.io', resource: 'certificatesigningrequests' },
   { verb: 'create', group: 'events.k8s.io', resource: 'events' },
   { verb: 'get', group: 'apps', resource: 'daemonsets', name: 'culvert', own: true },
 ];
 const CA: readonly Right[] = [
-  { verb: 'watch', group: 'certificates.k8s.io', resource: 'certificatesigningrequests' },
-  { verb: 'approve', group: 'certificates.k8s.io', resource: 'signers', name: SIGNER },
-  { verb: 'sign', group: 'certificates.k8s.io', resource: 'signers', name: SIGNER },
   { verb: 'update', group: 'coordination.k8s.io', resource: 'leases', name: 'culvert-ca', own: true },
-  { verb: 'get', group: '', resource: 'secrets', name: 'culvert-ca', own: true },
   ...POLICIES.map((resource) => ({ verb: 'patch', group: POLICY_GROUP, resource, subresource: 'status' })),
 ];
+/** What comes besides, with certificates from our own CA and from cert-manager. */
+const OWN_CA: BySource = {
+  daemon: [{ verb: 'create', group: 'certificates.k8s.io', resource: 'certificatesigningrequests' }],
+  ca: [
+    { verb: 'watch', group: 'certificates.k8s.io', resource: 'certificatesigningrequests' },
+    { verb: 'approve', group: 'certificates.k8s.io', resource: 'signers', name: SIGNER },
+    { verb: 'sign', group: 'certificates.k8s.io', resource: 'signers', name: SIGNER },
+    { verb: 'get', group: '', resource: 'secrets', name: 'culvert-ca', own: true },
+  ],
+};
+const CERT_MANAGER: BySource = {
+  daemon: [{ verb: 'create', group: 'cert-manager.io', resource: REQUESTS, own: true }],
+  ca: [
+    { verb: 'watch', group: 'cert-manager.io', resource: REQUESTS },
+    { verb: 'update', group: 'cert-manager.io', resource: REQUESTS, subresource: 'status' },
+  ],
+};
 /** Whoever applies the base must be able to make these. */
 const PERSON: readonly Right[] = [
   { verb: 'create', group: '', resource: 'namespaces' },
@@ -59,14 +86,15 @@ const reviewSchema = z.looseObject({ status: z.looseObject({ allowed: z.boolean(
 /** A finding for each account; asking on behalf of others needs a right of its own. @throws KubeError */
 export async function accessFindings(
   api: KubeApi,
-  { pre, systemNamespace }: { readonly pre?: true; readonly systemNamespace: string },
+  { pre, systemNamespace, certSource }: AccessOptions,
 ): Promise<Finding[]> {
+  const { daemon, ca } = certSource === 'cert-manager' ? CERT_MANAGER : OWN_CA;
   const ask = (rights: readonly Right[], account?: string): Promise<Finding> =>
     asked(api, systemNamespace, rights, account);
   if (pre === true) return [await ask(PERSON)];
   return [
-    await ask(DAEMON, 'culvert'),
-    await ask(CA, 'culvert-ca'),
+    await ask([...DAEMON, ...daemon], 'culvert'),
+    await ask([...CA, ...ca], 'culvert-ca'),
     await refused(api, systemNamespace, FORBIDDEN, 'culvert'),
   ];
 }
@@ -83,7 +111,8 @@ async function asked(
   if (answers === undefined)
     return { ...common, ok: 'warn', detail: 'your account may not ask', fix: 'ask with cluster-admin' };
   const missing = rights.filter((_, i) => answers[i] !== true).map(text);
-  const fix = account === undefined ? 'apply with an account that may' : 'kubectl apply -k the base again';
+  const fix =
+    account === undefined ? 'apply with an account that may' : 'kubectl apply -k the manifests again';
   return missing.length === 0
     ? { ...common, ok: true, detail: `${rights.length} asked`, fix: '' }
     : { ...common, ok: false, detail: `not: ${missing.join('; ')}`, fix };
