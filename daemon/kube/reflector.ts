@@ -2,8 +2,8 @@
  * A collection of the API, held as what `decode` makes of its objects: listed in pages, then watched from there on.
  *
  *   list ──▶ watch ──(ends, breaks, falls silent)──▶ watch, from where it was
- *     ▲        └──(410 Gone, nonsense)──┐
- *     └──────────── differences only ◀──┘
+ *     ▲        └──(410 Gone, nonsense, can't go on: resume.ts)──┐
+ *     └──────────────────── differences only ◀──────────────────┘
  *
  * client-node's informer was measured to reopen every watch after 30 s, to ask for no bookmarks, to stay dead after
  * a reset, to open two watches when started twice, to die of a handler's exception, to end with an error, and to drop
@@ -12,7 +12,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
 import { collect } from './client.ts';
-import { GONE, keyOf } from './objects.ts';
+import { keyOf } from './objects.ts';
+import { Resume, SILENT, hasNoAnswer } from './resume.ts';
 import { KubeError } from './seams.ts';
 import type { Change, ListPage, WatchEvent, WatchOptions, Watched, Wire } from './seams.ts';
 import { JSON_WIRE } from './wire.ts';
@@ -76,6 +77,9 @@ export class Reflector<T> implements Watched<T> {
   /** It gave no answer the last time that it was asked. */
   #isAway = false;
   #pageSize: number;
+  readonly #resume: Resume;
+  /** Since when the watch that is open has said nothing; undefined: none is. */
+  #quietSinceMs: number | undefined;
   #heardMs = performance.now();
   #problem: string | undefined;
 
@@ -84,6 +88,7 @@ export class Reflector<T> implements Watched<T> {
     this.#tuning = { ...TUNING, ...tuning };
     this.#wire = options.wire ?? JSON_WIRE;
     this.#pageSize = this.#tuning.pageSize;
+    this.#resume = new Resume(this.#tuning.silenceMs);
     this.synced = this.#firstList.promise;
   }
 
@@ -122,7 +127,7 @@ export class Reflector<T> implements Watched<T> {
       this.#isAway = error !== undefined && hasNoAnswer(error);
       // One that answers again is asked soon, however long it was away: it may only have to tell that we must list.
       this.#failures = isGood ? 0 : wasAway && !this.#isAway ? 1 : this.#failures + 1;
-      if (error !== undefined) this.#fail(error);
+      this.#judge(error);
       const waitMs = isGood && error === undefined ? 0 : this.#waitMs(error);
       await sleep(waitMs, undefined, { signal: this.#closing.signal }).catch(() => undefined);
     }
@@ -133,6 +138,7 @@ export class Reflector<T> implements Watched<T> {
     if (this.#version === undefined) {
       this.#version = await this.#list();
       this.#hasListed = true;
+      this.#resume.heard();
       this.#heard();
       this.#firstList.resolve();
     }
@@ -181,6 +187,7 @@ export class Reflector<T> implements Watched<T> {
   async #watch(from: string): Promise<void> {
     const { watchMs, silenceMs, maxEventBytes, random } = this.#tuning;
     const silence = new AbortController();
+    const beganMs = performance.now();
     const timer = setTimeout(() => silence.abort(), silenceMs);
     const signal = AbortSignal.any([this.#closing.signal, silence.signal]);
     try {
@@ -199,13 +206,14 @@ export class Reflector<T> implements Watched<T> {
       });
       // It knows our version, and what comes after it will be told; a quiet collection has nothing to say for a minute.
       this.#heard();
+      this.#quietSinceMs = beganMs;
       for await (const events of this.#wire.events(stream, maxEventBytes)) {
         timer.refresh();
         this.#takeEvents(events);
       }
     } catch (error) {
       if (!silence.signal.aborted) throw error;
-      throw new KubeError(0, 'Silent', `${this.#options.path}: nothing was heard for ${silenceMs} ms`);
+      throw new KubeError(0, SILENT, `${this.#options.path}: nothing was heard for ${silenceMs} ms`);
     } finally {
       clearTimeout(timer);
     }
@@ -223,7 +231,10 @@ export class Reflector<T> implements Watched<T> {
     } finally {
       this.#tell(changes);
     }
-    if (events.length > 0) this.#heard();
+    if (events.length === 0) return;
+    this.#heard();
+    this.#resume.heard();
+    this.#quietSinceMs = this.#heardMs;
   }
 
   #take(event: Pick<WatchEvent, 'type' | 'object'>, changes: Change<T>[], seen?: Set<string>): void {
@@ -276,15 +287,18 @@ export class Reflector<T> implements Watched<T> {
     this.#problem = undefined;
   }
 
-  #fail(error: Error): void {
-    if (error instanceof KubeError && error.reason === 'Silent')
-      return this.#options.onProblem?.(error.message);
-    // What is not a KubeError is nonsense in the stream: from there on nothing is sure.
-    if (!(error instanceof KubeError) || error.status === GONE) this.#version = undefined;
+  /** What follows from how a turn ended. */
+  #judge(error: Error | undefined): void {
+    const quietMs = this.#quietSinceMs === undefined ? undefined : performance.now() - this.#quietSinceMs;
+    this.#quietSinceMs = undefined;
+    const goesOn = this.#version !== undefined && this.#resume.goesOn(error, quietMs);
+    if (!goesOn) this.#version = undefined;
+    if (error === undefined) return;
+    this.#options.onProblem?.(error.message);
     if (error instanceof KubeError && error.reason === 'TooLarge')
       this.#pageSize = Math.max(1, Math.floor(this.#pageSize / 2));
-    this.#problem = error.message;
-    this.#options.onProblem?.(error.message);
+    // A silent watch that is resumed may have been a connection that died.
+    if (!goesOn || !isSilent(error)) this.#problem = error.message;
   }
 
   /** Jittered, doubling with each failure in a row; as long as the server asks for; spread for a relist. */
@@ -314,9 +328,8 @@ export class Reflector<T> implements Watched<T> {
 /** An object that can't be read stays as it was. */
 const KEEP = Symbol('keep');
 
-/** What is too much came from a server that answers. */
-function hasNoAnswer(error: Error): boolean {
-  return error instanceof KubeError && error.status === 0 && !['TooLarge', 'TooMany'].includes(error.reason);
+function isSilent(error: Error): boolean {
+  return error instanceof KubeError && error.reason === SILENT;
 }
 
 function toError(thrown: unknown): Error {

@@ -6,7 +6,7 @@ import { Reflector } from '../../daemon/kube/reflector.ts';
 import type { ReflectorTuning } from '../../daemon/kube/reflector.ts';
 import type { Change, WatchOptions } from '../../daemon/kube/seams.ts';
 import { until } from '../support/wait.ts';
-import { FakeServer, PATH, isList, isWatch, json, refuse } from './server.ts';
+import { FakeServer, PATH, errorEvent, isList, isWatch, json, refuse } from './server.ts';
 
 /** Quick retries, and no chance in them. */
 const QUICK: Partial<ReflectorTuning> = {
@@ -285,6 +285,63 @@ describe("the faults of client-node's informer", () => {
     await reflector.synced;
     assert.match(problem ?? '', /GET \/api\/v1\/things: 403 it is Forbidden/);
     assert.equal(reflector.problem(), undefined);
+  });
+});
+
+describe('a server that can not go on from our version', () => {
+  it('as it went back to an earlier one is listed anew after a second silence', async (t) => {
+    const { server, reflector, told, problems } = await started(
+      await make(t, { a: '1', b: '2', c: '3' }, { silenceMs: 1_000 }),
+    );
+    server.put('c', '4');
+    await has(told, '+c=4');
+    const before = told.length;
+    server.restore(2, { a: '1', b: '0' });
+    // What a watch from our version never tells.
+    await server.when(() => server.watchRequests().length === 2 && server.watches.size === 1);
+    server.put('d', '5');
+    await has(told, '-c');
+    assert.deepEqual(told.slice(before).sort(), ['+b=0', '+d=5', '-c']);
+    await server.when(() => server.watches.size === 1);
+    assert.equal(server.lists().length, 2);
+    assert.equal(server.watchRequests().length, 4, 'the first silence resumes');
+    assert.equal(problems.filter((one) => one.includes('nothing was heard')).length, 2);
+    server.put('e', '6');
+    await has(told, '+e=6');
+    assert.equal(reflector.problem(), undefined);
+  });
+
+  for (const [what, fault] of [
+    ['400', refuse(400, 'BadRequest')],
+    ['an ERROR event', errorEvent(500, 'InternalError')],
+  ] as const)
+    it(`and says so with ${what} is listed anew at the third time in a row`, async (t) => {
+      const { server, told } = await started(await make(t, { a: '1', b: '2' }));
+      const before = told.length;
+      for (let i = 0; i < 2; i++) server.once(isWatch, fault);
+      server.endWatches();
+      await server.when(() => server.watchRequests().length === 4 && server.watches.size === 1);
+      assert.equal(server.lists().length, 1, 'twice is not enough');
+      server.put('a', '3');
+      await has(told, '+a=3');
+      for (let i = 0; i < 3; i++) server.once(isWatch, fault);
+      server.endWatches();
+      await server.when(() => server.watches.size === 0);
+      server.remove('b');
+      await has(told, '-b');
+      assert.deepEqual(told.slice(before), ['+a=3', '-b']);
+      assert.equal(server.lists().length, 2);
+    });
+
+  it('does not say so with what has nothing to do with it', async (t) => {
+    const { server, told } = await started(await make(t, { a: '1' }));
+    for (const code of [401, 401, 403, 429, 500, 503, 504, 403, 429, 500])
+      server.once(isWatch, refuse(code, 'Trouble'));
+    server.endWatches();
+    await server.when(() => server.watches.size === 0);
+    server.put('b', '2');
+    await has(told, '+b=2');
+    assert.equal(server.lists().length, 1);
   });
 });
 

@@ -15,6 +15,8 @@ export interface FakeObject {
 
 interface OpenWatch {
   readonly query: URLSearchParams;
+  /** As a real server does, it is told only of what is newer. */
+  readonly from: number;
   readonly response: ServerResponse;
 }
 
@@ -35,7 +37,7 @@ export class FakeServer implements AsyncDisposable {
   /** Versions below it are Gone. */
   oldest = 0;
   version = 1;
-  readonly #log: { readonly version: number; readonly line: string }[] = [];
+  #log: { readonly version: number; readonly line: string }[] = [];
   #waiting: { readonly isTrue: () => boolean; readonly resolve: () => void }[] = [];
 
   private constructor(ca: TestCa, host: string) {
@@ -96,9 +98,20 @@ export class FakeServer implements AsyncDisposable {
   }
 
   bookmark(): void {
-    this.line(
-      JSON.stringify({ type: 'BOOKMARK', object: { metadata: { resourceVersion: String(++this.version) } } }),
-    );
+    const metadata = { resourceVersion: String(++this.version) };
+    this.#lineSince(JSON.stringify({ type: 'BOOKMARK', object: { metadata } }));
+  }
+
+  /** Its etcd is restored from a copy of an earlier time, that had `objects`, and it is started anew. */
+  restore(version: number, objects: Readonly<Record<string, string>>): void {
+    this.version = version;
+    this.#log = [];
+    this.objects.clear();
+    for (const [name, value] of Object.entries(objects)) {
+      const metadata = { name, namespace: 'shop', resourceVersion: String(version) };
+      this.objects.set(`shop/${name}`, { kind: 'Thing', metadata, value });
+    }
+    this.reset();
   }
 
   /** Writes bytes into every open watch. */
@@ -150,7 +163,7 @@ export class FakeServer implements AsyncDisposable {
     response.on('error', () => undefined);
     const index = this.#faults.findIndex(({ when }) => when(url));
     if (index >= 0) this.#faults.splice(index, 1)[0]?.fault(request, response);
-    else if (isWatch(url)) this.#watch(url, response);
+    else if (isWatch(url)) this.#watch(url, request, response);
     else this.#list(url, response);
     this.#look();
   }
@@ -167,16 +180,16 @@ export class FakeServer implements AsyncDisposable {
     json(response, 200, { kind: 'ThingList', metadata, items: all.slice(from, from + limit) });
   }
 
-  #watch(url: URL, response: ServerResponse): void {
+  #watch(url: URL, request: IncomingMessage, response: ServerResponse): void {
     const from = Number(url.searchParams.get('resourceVersion'));
-    response.writeHead(200, { 'content-type': 'application/json' });
-    response.flushHeaders();
     if (from < this.oldest) {
-      response.end(`${JSON.stringify({ type: 'ERROR', object: status(410, 'Expired') })}\n`);
+      errorEvent(410, 'Expired')(request, response);
       return;
     }
+    response.writeHead(200, { 'content-type': 'application/json' });
+    response.flushHeaders();
     for (const { version, line } of this.#log) if (version > from) response.write(`${line}\n`);
-    const watch = { query: url.searchParams, response };
+    const watch = { query: url.searchParams, from, response };
     this.watches.add(watch);
     response.on('close', () => {
       this.watches.delete(watch);
@@ -187,7 +200,11 @@ export class FakeServer implements AsyncDisposable {
   #tell(type: string, object: FakeObject): void {
     const line = JSON.stringify({ type, object });
     this.#log.push({ version: this.version, line });
-    this.line(line);
+    this.#lineSince(line);
+  }
+
+  #lineSince(line: string): void {
+    for (const { from, response } of this.watches) if (from < this.version) response.write(`${line}\n`);
   }
 
   #look(): void {
@@ -215,6 +232,14 @@ export function status(code: number, reason: string, more: object = {}): object 
 /** A fault: an answer of the server's that says no. */
 export function refuse(code: number, reason: string, headers: Record<string, string> = {}): Fault {
   return (_, response) => json(response, code, status(code, reason), headers);
+}
+
+/** A fault: a watch that begins, and ends at once with the server's word that something is wrong. */
+export function errorEvent(code: number, reason: string): Fault {
+  return (_, response) => {
+    response.writeHead(200, { 'content-type': 'application/json' });
+    response.end(`${JSON.stringify({ type: 'ERROR', object: status(code, reason) })}\n`);
+  };
 }
 
 export function json(
