@@ -29,7 +29,7 @@ export class Cluster implements KubeApi {
   readonly asked: string[] = [];
   /** What stands in the way of a request: by the beginning of `METHOD path`. */
   readonly refusals = new Map<string, KubeError>();
-  /** Called with each object that is put there. */
+  /** Called with each object that was put there, before who put it has its answer. */
   onPut: (path: string, object: Stored) => void = () => undefined;
   /** Called before each request is answered. */
   onAsked: (asked: string) => void = () => undefined;
@@ -68,8 +68,8 @@ export class Cluster implements KubeApi {
     const resourceVersion = String(++this.#version);
     const stored: Stored = { ...object, metadata: { ...object.metadata, resourceVersion } };
     this.objects.set(path, stored);
-    this.onPut(path, stored);
     for (const watched of this.#watches) watched.changed('set', path, stored);
+    this.onPut(path, stored);
     return stored;
   }
 

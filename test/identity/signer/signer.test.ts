@@ -47,8 +47,8 @@ class SignerAtWork implements AsyncDisposable {
   }
 
   /** A request comes, of this name. */
-  async post(name: string, uid = name): Promise<void> {
-    this.cluster.put(`${REQUESTS_PATH}/${name}`, requestObject(await makeKeyPair(), { name, uid }) as Stored);
+  async post(name: string): Promise<void> {
+    this.cluster.put(`${REQUESTS_PATH}/${name}`, requestObject(await makeKeyPair(), { name }) as Stored);
   }
 
   /** The certificate of the request, once it has one and nothing more is under way. */
@@ -91,18 +91,18 @@ describe('the signer', () => {
   it('takes a request of the same name that has come in the place of another meanwhile', async () => {
     await using work = await SignerAtWork.start();
     const path = `${REQUESTS_PATH}/one`;
-    const { promise: posted, resolve } = Promise.withResolvers<undefined>();
+    const another = requestObject(await makeKeyPair(), { name: 'one', uid: 'another' }) as Stored;
     work.cluster.onPut = (at, object) => {
       const { certificate } = (object['status'] ?? {}) as { certificate?: string };
       if (at !== path || certificate === undefined) return;
       work.cluster.onPut = () => undefined;
       work.cluster.remove(path);
-      void work.post('one', 'another').then(() => resolve(undefined));
+      work.cluster.put(path, another);
     };
     await work.post('one');
-    await posted;
     assert.ok(await work.answer('one'));
     assert.equal(work.cluster.objects.get(path)?.metadata.uid, 'another');
+    assert.equal(work.cluster.count(`PUT ${path}/status`), 2);
   });
 
   it('looks again at once when a request has changed while it was looked at in vain', async () => {
