@@ -13,11 +13,12 @@ const ALICE = 'spiffe://cluster.local/ns/shop/sa/alice';
 const at = (ms: number): string => new Date(NOW + ms).toISOString();
 
 let api: ClusterApi;
+let clock = NOW;
 
 function run(...args: string[]): Promise<Ran> {
   return culvert(
     [...args, '--kubeconfig', 'k'],
-    {},
+    { now: () => clock, sleep: (ms) => Promise.resolve(void (clock += ms)) },
     {
       connectCluster: (given) => {
         assert.deepEqual(given, { files: ['k'], context: undefined });
@@ -99,6 +100,7 @@ function daemon(nodeName: string, serial = '0a', isReady = true): void {
 
 beforeEach(() => {
   api = new ClusterApi();
+  clock = NOW;
   namespace('shop', { [MESH]: 'enabled' });
   namespace('other');
   node('n1');
@@ -281,6 +283,101 @@ describe('culvert uninstall of a cluster', () => {
     assert.match(err, /shop\/web on node n1: enrolled/);
     assert.ok(api.objects.has('/apis/apps/v1/namespaces/culvert-system/daemonsets/culvert'));
     assert.ok(api.objects.has(SYSTEM));
+  });
+
+  describe('where a daemon is dead or gone', () => {
+    const ofOurs = (): string[] =>
+      [...api.objects.keys()].filter((path) => /culvert/.test(path) && path !== `${SYSTEM}/pods/culvert-n2`);
+    const stated = (): string[] =>
+      [...api.objects.values()]
+        .filter((one) => one.metadata.annotations?.[STATE] !== undefined)
+        .map((one) => one.metadata.name);
+
+    beforeEach(() => {
+      // What goes with our namespace.
+      for (const kind of ['roles', 'rolebindings'])
+        api.objects.delete(
+          `/apis/rbac.authorization.k8s.io/v1/namespaces/culvert-system/${kind}/culvert-issuer-bundle`,
+        );
+      pod('shop/lost', 'n2', { state: 'enrolled' });
+      api.onChange = (path) => {
+        if (path === '/api/v1/namespaces/shop') pod('shop/web', 'n1');
+        if (path.endsWith('/daemonsets/culvert')) api.objects.delete(`${SYSTEM}/pods/culvert-n1`);
+      };
+    });
+
+    it('does not wait for its pods, takes all else away, and names the node with its remedy, with 1', async () => {
+      const { code, out, err } = await run('uninstall');
+      assertGolden('cluster-uninstall-dead', out + err);
+      assert.equal(code, 1);
+      assert.deepEqual([ofOurs(), stated()], [[], []]);
+      const again = await run('uninstall');
+      assert.deepEqual([again.code, again.err], [0, ''], 'the second run has nothing to wait for');
+    });
+
+    it('is the same with a daemon pod that is not Ready on it, and one that can not end, its node being dead', async () => {
+      daemon('n2', '0b', false);
+      const crashing = api.objects.get(`${SYSTEM}/pods/culvert-n2`);
+      const { onChange } = api;
+      api.onChange = (path) => {
+        onChange(path);
+        if (path.endsWith('/daemonsets/culvert')) api.objects.delete(`${SYSTEM}/pods/culvert-n2`);
+      };
+      const first = await run('uninstall');
+      assert.equal(first.code, 1);
+      assert.match(first.err, /culvert cleanup --node n2/);
+      assert.deepEqual([ofOurs(), stated()], [[], []]);
+
+      assert.ok(crashing !== undefined);
+      api.add(`${SYSTEM}/pods/culvert-n2`, crashing);
+      const n2 = api.objects.get('/api/v1/nodes/n2');
+      const status = { conditions: [{ type: 'Ready', status: 'Unknown' }] };
+      api.add('/api/v1/nodes/n2', { metadata: { name: 'n2' }, ...n2, status });
+      pod('shop/lost', 'n2', { state: 'enrolled' });
+      api.onChange = onChange;
+      api.add(SYSTEM, { metadata: { name: 'culvert-system' } });
+      api.onChange = (path) => {
+        // As a namespace does that has a pod which nobody can end.
+        if (path === SYSTEM) api.add(SYSTEM, { metadata: { name: 'culvert-system' } });
+      };
+      const second = await run('uninstall');
+      assert.equal(second.code, 1);
+      assert.match(second.err, /culvert cleanup --node n2/);
+      assert.match(second.err, /kubectl delete node n2/);
+      assert.match(second.out, /culvert-system is still terminating/);
+      assert.deepEqual(stated(), []);
+    });
+
+    it('names no node that has said itself that it is clean, that never had a daemon, or that is none any more', async () => {
+      api.objects.delete('/api/v1/namespaces/shop/pods/lost');
+      for (const [name, phase, said] of [
+        ['n2', 'Running', { version: '0.1.0', left: true }],
+        ['n3', 'Pending', undefined],
+      ] as const) {
+        node(name);
+        daemon(name, '0b', false);
+        const path = `${SYSTEM}/pods/culvert-${name}`;
+        const old = api.objects.get(path);
+        assert.ok(old !== undefined);
+        const annotations = said === undefined ? {} : { 'culvert.dev/node': JSON.stringify(said) };
+        api.add(path, { ...old, metadata: { ...old.metadata, annotations }, status: { phase } });
+      }
+      pod('shop/old', 'n9', { state: 'enrolled' });
+      const { onChange } = api;
+      api.onChange = (path) => {
+        onChange(path);
+        if (!path.endsWith('/daemonsets/culvert')) return;
+        for (const name of ['n2', 'n3']) api.objects.delete(`${SYSTEM}/pods/culvert-${name}`);
+      };
+      const { code, err } = await run('uninstall');
+      assert.deepEqual([code, err, stated()], [0, '', []]);
+    });
+
+    it('--dry-run says so beforehand', async () => {
+      const { out } = await run('uninstall', '--dry-run');
+      assert.match(out, /would wait for 1 enrolled pods to leave/);
+      assert.match(out, /would leave node n2 to 'culvert cleanup --node n2': it has no daemon that is Ready/);
+    });
   });
 
   it('--dry-run changes nothing', async () => {

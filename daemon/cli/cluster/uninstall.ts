@@ -2,9 +2,17 @@
 import { z } from 'zod';
 import type { KubeApi } from '../../kube/seams.ts';
 import type { ExitCode, Io } from '../io.ts';
-import { deleteOptional, getOptional, listAll, namespaceSchema, podSchema } from './objects.ts';
-import type { PodObject } from './objects.ts';
-import { STATE_ANNOTATION, publishedState } from './published.ts';
+import {
+  deleteOptional,
+  getOptional,
+  isTrue,
+  listAll,
+  namespaceSchema,
+  nodeSchema,
+  podSchema,
+} from './objects.ts';
+import type { NodeObject, PodObject } from './objects.ts';
+import { STATE_ANNOTATION, publishedNode, publishedState } from './published.ts';
 import { listDaemons, podsPath } from './read.ts';
 import { secondsOf } from './certs.ts';
 import { MESH_LABEL } from './view.ts';
@@ -37,8 +45,9 @@ const anySchema = z.looseObject({
 });
 
 /**
- * Unlabels, waits until no pod says that it takes tunnels, ends the daemons, deletes the objects.
- * @returns 1 when something is left, which is then named. @throws KubeError
+ * Unlabels, waits until no pod says that it takes tunnels, ends the daemons, deletes the objects. Nothing is waited for
+ * on a node without a Ready daemon: nobody would do it there. @returns 1 when something is left, which is then named.
+ * @throws KubeError
  */
 export async function uninstallCluster(
   io: Io,
@@ -49,27 +58,56 @@ export async function uninstallCluster(
   const system = options.systemNamespace;
   if (options.dryRun === true) return plan(io, api, system);
   await unlabel(io, api);
-  const isEmpty = await waitFor(io, deadlineMs, () => leaving(api), 'pods to leave');
-  if (!isEmpty) return stuck(io, await leaving(api), options.timeout);
-  await deleteOptional(api, `/apis/apps/v1/namespaces/${system}/daemonsets/culvert`);
-  io.out('DaemonSet culvert: deleted; each daemon removes its programs and pins\n');
-  const areGone = await waitFor(io, deadlineMs, () => listDaemons(api, system), 'daemons to end');
-  if (!areGone) return stuck(io, await listDaemons(api, system), options.timeout);
+  const isEmpty = await waitFor(io, deadlineMs, () => leaving(api, system), 'pods to leave');
+  if (!isEmpty) return stuck(io, await leaving(api, system), options.timeout);
+  const nodes = await listAll(api, '/api/v1/nodes', nodeSchema);
+  const uncleared = await withoutDaemon(api, system, nodes);
+  if (await deleteOptional(api, `/apis/apps/v1/namespaces/${system}/daemonsets/culvert`))
+    io.out('DaemonSet culvert: deleted; each daemon removes its programs and pins\n');
+  const ending = async (): Promise<PodObject[]> =>
+    (await listDaemons(api, system)).filter((pod) => isOnReady(pod, nodes));
+  const haveEnded = await waitFor(io, deadlineMs, ending, 'daemons to end');
+  if (!haveEnded) return stuck(io, await ending(), options.timeout);
   await withdraw(io, api);
   await deleteObjects(io, api, system);
-  const isGone = await waitFor(io, deadlineMs, () => namespaceLeft(api, system), 'namespace to go');
+  // A pod on a dead node ends with its node, and the namespace after it.
+  const endMs = (await listDaemons(api, system)).length > 0 ? io.now() : deadlineMs;
+  const isGone = await waitFor(io, endMs, () => namespaceLeft(api, system), 'namespace to go');
+  return summary(io, system, isGone, uncleared);
+}
+
+function summary(io: Io, system: string, isGone: boolean, uncleared: readonly NodeObject[]): ExitCode {
+  const what = uncleared.length === 0 ? 'nothing' : 'no object';
   io.out(
-    isGone ? 'nothing of culvert is left in the cluster\n' : `namespace ${system} is still terminating\n`,
+    isGone ? `${what} of culvert is left in the cluster\n` : `namespace ${system} is still terminating\n`,
   );
-  return isGone ? 0 : 1;
+  if (uncleared.length > 0) {
+    const names = uncleared.map(({ metadata }) => metadata.name);
+    const dead = uncleared.filter((node) => !isReady(node)).map(({ metadata }) => metadata.name);
+    io.err(
+      [
+        'culvert uninstall: these nodes had no daemon that was Ready, so programs and pins may be left there, which',
+        'keep their pods closed. On each of them:',
+        ...names.map((name) => `  culvert cleanup --node ${name}`),
+        ...(dead.length > 0 ? [`If it does not come back: kubectl delete node ${dead.join(' ')}`] : []),
+        '',
+      ].join('\n'),
+    );
+  }
+  return isGone && uncleared.length === 0 ? 0 : 1;
 }
 
 async function plan(io: Io, api: KubeApi, system: string): Promise<ExitCode> {
   for (const { metadata } of await labelledNamespaces(api))
     io.out(`would unlabel namespace ${metadata.name}\n`);
   for (const pod of await labelledPods(api)) io.out(`would unlabel pod ${nameOf(pod)}\n`);
-  const pods = await leaving(api);
+  const pods = await leaving(api, system);
   io.out(`would wait for ${pods.length} enrolled pods to leave\n`);
+  const nodes = await listAll(api, '/api/v1/nodes', nodeSchema);
+  for (const { metadata } of await withoutDaemon(api, system, nodes))
+    io.out(
+      `would leave node ${metadata.name} to 'culvert cleanup --node ${metadata.name}': it has no daemon that is Ready\n`,
+    );
   io.out(`would delete DaemonSet ${system}/culvert and wait for its pods\n`);
   for (const { title } of await ourObjects(api, system)) io.out(`would delete ${title}\n`);
   io.out(`would delete namespace ${system} with all in it, the CA's Secret included\n`);
@@ -94,8 +132,28 @@ async function unlabel(io: Io, api: KubeApi): Promise<void> {
   }
 }
 
-/** Pods that still say that they take tunnels. */
-async function leaving(api: KubeApi): Promise<PodObject[]> {
+/** Pods that still say that they take tunnels, on nodes whose daemon is Ready: it takes them out. */
+async function leaving(api: KubeApi, system: string): Promise<PodObject[]> {
+  const [pods, daemons] = await Promise.all([enrolled(api), listDaemons(api, system)]);
+  const served = servedNodes(daemons);
+  return pods.filter(({ spec }) => served.has(spec.nodeName ?? ''));
+}
+
+/** Nodes of which nobody can say that they are clean: of pods as above, or of a daemon that has run, without a Ready one. */
+async function withoutDaemon(
+  api: KubeApi,
+  system: string,
+  nodes: readonly NodeObject[],
+): Promise<NodeObject[]> {
+  const [pods, daemons] = await Promise.all([enrolled(api), listDaemons(api, system)]);
+  const served = servedNodes(daemons);
+  // One that never ran has pinned nothing; one that was told to leave its node has said when that was done.
+  const ran = daemons.filter((pod) => pod.status?.phase === 'Running' && publishedNode(pod)?.left !== true);
+  const marked = new Set([...pods, ...ran].map(({ spec }) => spec.nodeName ?? ''));
+  return nodes.filter(({ metadata: { name } }) => marked.has(name) && !served.has(name));
+}
+
+async function enrolled(api: KubeApi): Promise<PodObject[]> {
   const pods = await listAll(api, podsPath(), podSchema);
   return pods.filter((pod) => {
     const state = publishedState(pod)?.state;
@@ -104,7 +162,20 @@ async function leaving(api: KubeApi): Promise<PodObject[]> {
   });
 }
 
-/** What a node that is gone can't withdraw any more. */
+function servedNodes(daemons: readonly PodObject[]): ReadonlySet<string> {
+  return new Set(daemons.filter(isReady).map(({ spec }) => spec.nodeName ?? ''));
+}
+
+function isReady({ status }: PodObject | NodeObject): boolean {
+  return isTrue(status?.conditions, 'Ready');
+}
+
+/** Whether its kubelet can end it. */
+function isOnReady({ spec }: PodObject, nodes: readonly NodeObject[]): boolean {
+  return nodes.some((node) => node.metadata.name === spec.nodeName && isReady(node));
+}
+
+/** What daemons that are dead, or had their rights taken away first, have not withdrawn. */
 async function withdraw(io: Io, api: KubeApi): Promise<void> {
   const body = { metadata: { annotations: { [STATE_ANNOTATION]: null } } };
   for (const pod of await listAll(api, podsPath(), podSchema)) {
@@ -180,8 +251,7 @@ function stuck(io: Io, pods: readonly PodObject[], timeout: string): ExitCode {
     [
       `culvert uninstall: not done after ${timeout} s; still there:`,
       ...names,
-      'It goes on by itself: run this again to wait on. Of a node that is gone: kubectl delete node NAME first;',
-      "on a node whose daemon is dead: 'culvert cleanup --node NAME' there.",
+      "It goes on by itself: run this again to wait on. Why it takes so long: the log of that node's daemon.",
       '',
     ].join('\n'),
   );
