@@ -60,3 +60,32 @@ describe('the patch for a NetworkPolicy that keeps tunnels away', () => {
     ]);
   });
 });
+
+describe('what the accounts may do', () => {
+  interface Review {
+    readonly user?: string;
+    readonly groups?: readonly string[];
+    readonly resourceAttributes: { readonly verb: string; readonly resource: string };
+  }
+
+  /** The answers for accounts: yes where `decide` says so. */
+  function allow(decide: (review: Review) => boolean): void {
+    api.answers.set('POST /apis/authorization.k8s.io/v1/subjectaccessreviews', ({ body }) => ({
+      status: { allowed: decide((body as { spec: Review }).spec) },
+    }));
+  }
+
+  it('is asked with the groups that every token of the account has', async () => {
+    for (const group of [
+      'system:serviceaccounts',
+      'system:serviceaccounts:culvert-system',
+      'system:authenticated',
+    ]) {
+      allow(({ groups = [], resourceAttributes: { verb, resource } }) =>
+        `${verb} ${resource}` === 'update pods' ? groups.includes(group) : false,
+      );
+      const { out } = await check();
+      assert.match(out, /FAIL {2}account culvert-system\/culvert may do no more than that: may: update pods/);
+    }
+  });
+});

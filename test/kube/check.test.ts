@@ -6,8 +6,10 @@ import { KubeClient } from '../../daemon/kube/client.ts';
 import { openAccess } from '../../daemon/kube/config.ts';
 import type { Finding } from '../../daemon/cli/io.ts';
 import { must } from '../support/run.ts';
+import { until } from '../support/wait.ts';
 import { ControlPlane } from './kit/control-plane.ts';
 import { namespace } from './kit/fakes.ts';
+import { pathOf } from './manifests.ts';
 
 let plane: ControlPlane;
 before(async () => {
@@ -43,5 +45,31 @@ describe('NetworkPolicies', () => {
       (await found('NETWORK_POLICY')).map(({ ok }) => ok),
       [true],
     );
+  });
+});
+
+describe('rights', () => {
+  before(() => plane.kubectl(['apply', '-k', pathOf('base')]));
+  const oks = async (id: string): Promise<unknown[]> => (await found(id)).map(({ ok }) => ok);
+
+  it('are what the base gives, and no more', async () => {
+    const areGiven = async (): Promise<boolean> => (await oks('RIGHTS')).every((ok) => ok === true);
+    await until('check to see the bindings', areGiven, { timeoutMs: 15_000, everyMs: 200 });
+    assert.deepEqual(await oks('RIGHTS_TOO_WIDE'), [true]);
+  });
+
+  it('that come through a group of all service accounts are too wide too', async () => {
+    const rbac = 'rbac.authorization.k8s.io';
+    const metadata = { name: 'edits-pods' };
+    const rules = [{ apiGroups: [''], resources: ['pods'], verbs: ['update'] }];
+    const subjects = [{ apiGroup: rbac, kind: 'Group', name: 'system:serviceaccounts:culvert-system' }];
+    const roleRef = { apiGroup: rbac, kind: 'ClusterRole', name: metadata.name };
+    await plane.apply(
+      { apiVersion: `${rbac}/v1`, kind: 'ClusterRole', metadata, rules },
+      { apiVersion: `${rbac}/v1`, kind: 'ClusterRoleBinding', metadata, roleRef, subjects },
+    );
+    const isTooWide = async (): Promise<boolean> => (await oks('RIGHTS_TOO_WIDE')).includes(false);
+    // The API server's own view of a binding comes a moment after it.
+    await until('check to see it', isTooWide, { timeoutMs: 15_000, everyMs: 200 });
   });
 });

@@ -163,10 +163,19 @@ async function isAllowed(
     ...(own === true ? { namespace: system } : {}),
   };
   const kind = account === undefined ? 'SelfSubjectAccessReview' : 'SubjectAccessReview';
-  const user = account === undefined ? {} : { user: `system:serviceaccount:${system}:${account}` };
-  const body = { apiVersion: 'authorization.k8s.io/v1', kind, spec: { resourceAttributes, ...user } };
+  const spec = { resourceAttributes, ...(account === undefined ? {} : userOf(system, account)) };
+  const body = { apiVersion: 'authorization.k8s.io/v1', kind, spec };
   const path = `/apis/authorization.k8s.io/v1/${kind.toLowerCase()}s`;
   return reviewSchema.parse(await api.request({ method: 'POST', path, body })).status.allowed;
+}
+
+/** Who an account's token makes its holder: rights come through the groups too, and the API adds none by itself. */
+function userOf(namespace: string, account: string): { user: string; groups: readonly string[] } {
+  const all = 'system:serviceaccounts';
+  return {
+    user: `system:serviceaccount:${namespace}:${account}`,
+    groups: [all, `${all}:${namespace}`, 'system:authenticated'],
+  };
 }
 
 function text({ verb, resource, subresource, name }: Right): string {
