@@ -1,9 +1,10 @@
 /**
  * Writes Events on pods (events.k8s.io/v1): the first of a kind at once, further ones as a count at most once a minute
- * for each pod and reason. The API is never flooded, nor waited for: what does not fit is counted and dropped.
+ * for each pod and reason. The API is never flooded, nor waited for: what does not fit is told and dropped; counts wait.
  */
 import { randomBytes } from 'node:crypto';
-import type { KubeApi } from '../kube/seams.ts';
+import { KubeError } from '../kube/seams.ts';
+import type { ApiRequest, KubeApi } from '../kube/seams.ts';
 import type { PodEvent } from '../observe/pod-events.ts';
 
 export interface PodEventsOptions {
@@ -35,8 +36,10 @@ const MINUTE = 60_000;
 const MAX_SERIES = 2_048;
 /** Requests in flight. */
 const MAX_SENDING = 4;
-/** New Events a minute of one daemon: a node with a thousand failing pods says so in its metrics. */
-const MAX_NEW_A_MINUTE = 60;
+/** New Events and counts of one daemon: a node with a thousand failing pods says so in its metrics. */
+const MAX_A_MINUTE = 60;
+/** Of these: counts can wait, and what is new is not to wait for them. */
+const MAX_COUNTS_A_MINUTE = 30;
 /** A series that has been silent for so long begins anew: API servers keep Events for an hour. */
 const SERIES_AGE_MS = 30 * MINUTE;
 const MAX_NOTE = 1_000;
@@ -46,8 +49,7 @@ export class PodEvents {
   readonly #options: PodEventsOptions;
   readonly #series = new Map<string, Series>();
   #sending = 0;
-  #newSinceMs = 0;
-  #new = 0;
+  #minute = { sinceMs: 0, written: 0, counts: 0 };
 
   constructor(options: PodEventsOptions) {
     this.#options = options;
@@ -74,22 +76,30 @@ export class PodEvents {
   /** Writes the counts that are due; call it now and then, since the last of a burst has no successor to do it. */
   flush(): void {
     const nowMs = this.#options.nowMs();
-    for (const series of this.#series.values()) {
+    const minute = this.#minuteOf(nowMs);
+    for (const [key, series] of this.#series) {
+      if (this.#sending >= MAX_SENDING || minute.counts >= MAX_COUNTS_A_MINUTE) return;
+      if (minute.written >= MAX_A_MINUTE) return;
       const isDue = series.unwritten > 0 && nowMs - series.writtenMs >= MINUTE;
-      if (isDue && series.created === 'yes' && this.#sending < MAX_SENDING) void this.#update(series, nowMs);
+      if (!isDue || series.created !== 'yes') continue;
+      minute.counts++;
+      minute.written++;
+      void this.#update(key, series, nowMs);
     }
   }
 
+  #minuteOf(nowMs: number): { written: number; counts: number } {
+    if (nowMs - this.#minute.sinceMs >= MINUTE) this.#minute = { sinceMs: nowMs, written: 0, counts: 0 };
+    return this.#minute;
+  }
+
   #begin(key: string, event: PodEvent, nowMs: number): void {
-    if (nowMs - this.#newSinceMs >= MINUTE) {
-      this.#newSinceMs = nowMs;
-      this.#new = 0;
-    }
-    if (this.#new >= MAX_NEW_A_MINUTE || this.#sending >= MAX_SENDING * 4) {
-      this.#options.onDropped(`more than ${MAX_NEW_A_MINUTE} new Events a minute`);
+    const minute = this.#minuteOf(nowMs);
+    if (minute.written >= MAX_A_MINUTE || this.#sending >= MAX_SENDING * 4) {
+      this.#options.onDropped(`more than ${MAX_A_MINUTE} Events a minute`);
       return;
     }
-    this.#new++;
+    minute.written++;
     const series: Series = {
       name: `${event.pod.name.slice(0, 200)}.${randomBytes(8).toString('hex')}`,
       namespace: event.pod.namespace,
@@ -125,11 +135,16 @@ export class PodEvents {
         type: 'Warning',
       },
     });
-    if (sent) series.created = 'yes';
-    else if (this.#series.get(key) === series) this.#series.delete(key);
+    if (sent === 'taken') series.created = 'yes';
+    else this.#forget(key, series);
   }
 
-  async #update(series: Series, nowMs: number): Promise<void> {
+  /** The next one of the kind is a new Event. */
+  #forget(key: string, series: Series): void {
+    if (this.#series.get(key) === series) this.#series.delete(key);
+  }
+
+  async #update(key: string, series: Series, nowMs: number): Promise<void> {
     const { unwritten } = series;
     series.unwritten = 0;
     series.writtenMs = nowMs;
@@ -142,17 +157,19 @@ export class PodEvents {
         note: series.note.slice(0, MAX_NOTE),
       },
     });
-    if (!sent) series.unwritten += unwritten;
+    // Its time was up during an outage, or somebody deleted it.
+    if (sent === 'absent') this.#forget(key, series);
+    else if (sent === 'failed') series.unwritten += unwritten;
   }
 
-  async #send(request: Parameters<KubeApi['request']>[0]): Promise<boolean> {
+  async #send(request: ApiRequest): Promise<'taken' | 'absent' | 'failed'> {
     this.#sending++;
     try {
       await this.#options.api.request(request);
-      return true;
+      return 'taken';
     } catch (error) {
       this.#options.onDropped(error instanceof Error ? error.message : String(error));
-      return false;
+      return error instanceof KubeError && error.status === 404 ? 'absent' : 'failed';
     } finally {
       this.#sending--;
     }

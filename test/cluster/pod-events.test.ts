@@ -94,6 +94,46 @@ describe('Events on pods', () => {
     );
   });
 
+  it('begins anew when the API has forgotten the one that is to be counted', async () => {
+    await note('web');
+    const gone = asked[0]?.body as { metadata: { name: string } };
+    answer = () =>
+      asked.at(-1)?.path.endsWith(gone.metadata.name) === true
+        ? Promise.reject(new KubeError(404, 'NotFound', 'events "web" not found'))
+        : Promise.resolve({});
+    for (let minute = 1; minute < 5; minute++) {
+      nowMs += MINUTE;
+      await note('web');
+    }
+    assert.deepEqual(
+      asked.map(({ method }) => method),
+      ['POST', 'PATCH', 'POST', 'PATCH', 'PATCH'],
+    );
+    assert.deepEqual(dropped, ['events "web" not found']);
+  });
+
+  it('writes no more a minute for many pods that go on failing, and a new one still at once', async () => {
+    for (let pods = 0; pods < 180; pods += 60) {
+      for (let i = pods; i < pods + 60; i++) await note(`pod-${i}`);
+      nowMs += MINUTE;
+    }
+    asked = [];
+    const written = new Set<string>();
+    for (let minute = 0; minute < 10; minute++) {
+      for (let i = 0; i < 180 && minute === 0; i++) await note(`pod-${i}`);
+      for (let i = 0; i < 20; i++) {
+        events.flush();
+        await turn();
+      }
+      await note(`new-${minute}`);
+      assert.equal(asked.at(-1)?.method, 'POST');
+      assert.ok(asked.length <= 60, `${asked.length} in a minute`);
+      for (const { method, path } of asked.splice(0)) if (method === 'PATCH') written.add(path);
+      nowMs += MINUTE;
+    }
+    assert.equal(written.size, 180, 'each count is written some time');
+  });
+
   it('is bounded: new ones a minute, requests in flight; what is dropped is told', async () => {
     for (let i = 0; i < 200; i++) await note(`pod-${i}`);
     assert.equal(asked.length, 60);
