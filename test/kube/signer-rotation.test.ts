@@ -16,6 +16,7 @@ import { until } from '../support/wait.ts';
 import { at, list, text } from './manifests.ts';
 import { OWN, REQUESTS, SignerWorld, idOf } from './signer-world.ts';
 
+const SECRET = `/api/v1/namespaces/${OWN}/secrets/culvert-ca`;
 const CULVERT = join(import.meta.dirname, '../../daemon/cli/culvert.ts');
 
 describe('two replicas of culvert-ca', () => {
@@ -89,6 +90,27 @@ describe('two replicas of culvert-ca', () => {
     return rootHash(verdict.root);
   }
 
+  async function secret(): Promise<Record<string, unknown>> {
+    const object = await world.plane.api.must('GET', SECRET);
+    assert.ok(object !== null && typeof object === 'object');
+    return { ...object };
+  }
+
+  /** Both nodes do as they are told at each step, until all is steady. */
+  async function walked(from: string, to: string): Promise<unknown> {
+    for (const [step, root] of [
+      ['trust', from],
+      ['reissue', to],
+      ['retire', to],
+    ] as const) {
+      await reaches(step, 'node-a', 'node-b');
+      assert.equal(await issuedBy(), root);
+      const bundle = bundleHash(await published());
+      for (const pod of ['culvert-a', 'culvert-b']) await world.says(pod, bundle, { [root]: 1 });
+    }
+    return reaches('steady');
+  }
+
   it('a leader killed while it signs leaves nothing undone: the other one goes on', async () => {
     const names = await Promise.all(
       Array.from({ length: 40 }, async () => world.post(daemonA, await makeKeyPair())),
@@ -118,6 +140,7 @@ describe('two replicas of culvert-ca', () => {
 
   it('walk a rotation that was asked for, each step by another leader', async () => {
     const old = await issuedBy();
+    const before = await secret();
     const first = await published();
     for (const pod of ['culvert-a', 'culvert-b']) await world.says(pod, bundleHash(first), { [old]: 1 });
     await reaches('steady');
@@ -149,6 +172,16 @@ describe('two replicas of culvert-ca', () => {
     for (const pod of ['culvert-a', 'culvert-b']) await world.says(pod, last, { [fresh]: 1 });
     assert.equal(text(await reaches('steady'), 'request'), 'done');
     assert.equal(await issuedBy(), fresh);
+
+    // The Secret of before, from a backup: walked to, and nothing that was asked before is done once more.
+    const metadata = {
+      name: 'culvert-ca',
+      namespace: OWN,
+      annotations: at(before, 'metadata', 'annotations'),
+    };
+    await world.plane.api.must('PUT', SECRET, { body: { ...before, metadata } });
+    assert.match(text(await walked(fresh, old), 'request'), /^over/);
+    assert.deepEqual(at(await secret(), 'data'), at(before, 'data'));
   });
 
   it('walk to a CA that the user put in its place: an RSA root and an intermediate of openssl', async () => {
@@ -158,23 +191,23 @@ describe('two replicas of culvert-ca', () => {
     const { root } = await opensslCa(dir.path);
     const file = (name: string): string => `--from-file=${name}=${join(dir.path, name)}`;
     const made = ['create', 'secret', 'generic', 'culvert-ca', '-n', OWN, '--dry-run=client', '-o', 'json'];
-    const secret = await world.plane.kubectl([...made, file('tls.crt'), file('tls.key'), file('ca.crt')]);
+    const theirs: unknown = JSON.parse(
+      await world.plane.kubectl([...made, file('tls.crt'), file('tls.key'), file('ca.crt')]),
+    );
+    const { type, metadata, data } = await secret();
     await world.plane.kubectl(['delete', 'secret', 'culvert-ca', '-n', OWN]);
     await until('the report', async () => /is gone/.test(String(at(await caStatus(), 'problem'))));
     assert.equal(await issuedBy(), old, 'it signs on without its Secret');
-    await world.plane.kubectl(['create', '-f', '-'], { input: secret });
-    await reaches('trust', 'node-a', 'node-b');
-    assert.equal(await issuedBy(), old);
-    for (const pod of ['culvert-a', 'culvert-b'])
-      await world.says(pod, bundleHash(await published()), { [old]: 1 });
-    await reaches('reissue', 'node-a', 'node-b');
-    assert.equal(await issuedBy(), root);
-    for (const pod of ['culvert-a', 'culvert-b'])
-      await world.says(pod, bundleHash(await published()), { [root]: 1 });
-    await reaches('retire', 'node-a', 'node-b');
-    for (const pod of ['culvert-a', 'culvert-b'])
-      await world.says(pod, bundleHash(await published()), { [root]: 1 });
-    await reaches('steady');
+    const annotations = at(metadata, 'annotations');
+    const ours = { kind: 'Secret', apiVersion: 'v1', type, data };
+    await world.plane.apply({ ...ours, metadata: { name: 'culvert-ca', namespace: OWN, annotations } });
+    await until('an end to that', async () => at(await caStatus(), 'problem') === undefined);
+    // As kubectl apply does: annotations that it does not know stay, that of ours too.
+    await world.plane.api.must('PATCH', SECRET, {
+      body: { data: at(theirs, 'data') },
+      contentType: 'application/merge-patch+json',
+    });
+    await walked(old, root);
     await must([process.execPath, CULVERT, 'ca', 'rotate', '--kubeconfig', world.plane.kubeconfig]);
     await until('the refusal', async () => /^refused/.test(text(await caStatus(), 'request')));
     assert.equal(await issuedBy(), root);
