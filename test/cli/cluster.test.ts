@@ -380,6 +380,89 @@ describe('culvert uninstall of a cluster', () => {
     });
   });
 
+  it('goes on when a pod ends meanwhile, or a namespace', async () => {
+    api.onChange = (path) => {
+      if (path === '/api/v1/namespaces/shop') pod('shop/web', 'n1');
+      if (path.endsWith('/daemonsets/culvert')) api.objects.delete(`${SYSTEM}/pods/culvert-n1`);
+    };
+    for (const name of ['one', 'two'])
+      pod(`other/${name}`, 'n1', undefined, { labels: { [MESH]: 'enabled' } });
+    namespace('brief', { [MESH]: 'enabled' });
+    const ended = [
+      '/api/v1/namespaces/other/pods/two',
+      '/api/v1/namespaces/other/pods/stale',
+      '/api/v1/namespaces/brief',
+    ];
+    for (const path of ended)
+      api.answers.set(`PATCH ${path}`, () => {
+        api.objects.delete(path);
+        throw new KubeError(404, 'NotFound', `${path} not found`);
+      });
+    pod('other/stale', 'n2', { state: 'unenrollable' });
+    const { code, out, err } = await run('uninstall');
+    assert.deepEqual([code, err], [0, '']);
+    assert.match(out, /pod other\/one: label/);
+    assert.doesNotMatch(out, /other\/two|brief|stale/);
+  });
+
+  it('survives answers that may be others soon until its time is over, and says so once', async () => {
+    const troubled = new Set<string>();
+    /** Each thing asked for is refused once, in each way. */
+    const refusals = [
+      new KubeError(503, 'ServiceUnavailable', 'the server is starting\u001b[2J'),
+      new KubeError(429, 'TooManyRequests', 'slow\u001b[2J down', 7_000),
+      new KubeError(0, 'ECONNREFUSED', 'connect ECONNREFUSED\u001b[2J'),
+    ];
+    live();
+    const request = api.request.bind(api);
+    let asked = 0;
+    api.request = (what) => {
+      asked++;
+      const key = `${what.method} ${what.path}`;
+      const refusal = refusals[asked % refusals.length];
+      if (asked === 1 || troubled.has(key) || refusal === undefined) return request(what);
+      troubled.add(key);
+      return Promise.reject(refusal);
+    };
+    const { code, err } = await run('uninstall', '--timeout', '300');
+    assert.equal(code, 0, err);
+    assert.equal(err.trimEnd().split('\n').length, 1, err);
+    assert.match(
+      err,
+      /^culvert uninstall: the API server: [^\p{Cc}]*; it is asked again for up to 300 s\n$/u,
+    );
+    assert.ok(troubled.size > 10, 'little was refused');
+    assert.ok(clock - NOW >= 7_000, 'it did not wait as long as the server asked');
+  });
+
+  it('ends with what the API answered when that lasts, or is there from the start', async () => {
+    api.answers.set('GET /api/v1/pods', () => {
+      throw new KubeError(503, 'ServiceUnavailable', 'the server is starting');
+    });
+    const late = await run('uninstall', '--timeout', '20');
+    assert.notEqual(late.code, 0);
+    assert.match(late.err, /the server is starting[^]*the server is starting/);
+    const waited = clock - NOW;
+    assert.ok(waited >= 20_000 && waited < 25_000, String(waited));
+    api.answers.set('GET /api/v1/namespaces', () => {
+      throw new KubeError(0, 'ECONNREFUSED', 'connect ECONNREFUSED');
+    });
+    const away = await run('uninstall');
+    assert.equal(away.code, 2, 'nothing was begun: the address is wrong rather than the server away');
+    assert.equal(clock - NOW, waited);
+  });
+
+  it('asks every 2 s, not more often', async () => {
+    await run('uninstall', '--timeout', '20');
+    const lists = api.asked.filter(
+      ({ path, query }) =>
+        path === '/api/v1/pods' &&
+        query?.['labelSelector'] === undefined &&
+        query?.['continue'] === undefined,
+    );
+    assert.ok(lists.length <= 12, `${lists.length} lists of all pods in 20 s`);
+  });
+
   it('--dry-run changes nothing', async () => {
     const { code, out } = await run('uninstall', '--dry-run');
     assert.equal(code, 0);

@@ -1,5 +1,6 @@
 /** `culvert uninstall` over a cluster: leave every pod first, then take the objects away, in an order that loses nothing. */
 import { z } from 'zod';
+import { KubeError } from '../../kube/seams.ts';
 import type { KubeApi } from '../../kube/seams.ts';
 import type { ExitCode, Io } from '../io.ts';
 import {
@@ -12,6 +13,7 @@ import {
   podSchema,
 } from './objects.ts';
 import type { NodeObject, PodObject } from './objects.ts';
+import { patientApi } from './patient.ts';
 import { STATE_ANNOTATION, publishedNode, publishedState } from './published.ts';
 import { listDaemons, podsPath } from './read.ts';
 import { secondsOf } from './certs.ts';
@@ -23,7 +25,7 @@ export interface ClusterUninstallOptions {
   readonly dryRun?: true;
 }
 
-const POLL_MS = 500;
+const POLL_MS = 2_000;
 const OURS = { labelSelector: 'app.kubernetes.io/name=culvert' };
 /**
  * Collections of manifests/ that have more than what goes with our namespace; a Role of cert-manager's is one (overlay
@@ -51,12 +53,13 @@ const anySchema = z.looseObject({
  */
 export async function uninstallCluster(
   io: Io,
-  api: KubeApi,
+  given: KubeApi,
   options: ClusterUninstallOptions,
 ): Promise<ExitCode> {
   const deadlineMs = io.now() + secondsOf(options.timeout) * 1_000;
   const system = options.systemNamespace;
-  if (options.dryRun === true) return plan(io, api, system);
+  if (options.dryRun === true) return plan(io, given, system);
+  const api = patientApi(io, given, deadlineMs);
   await unlabel(io, api);
   const isEmpty = await waitFor(io, deadlineMs, () => leaving(api, system), 'pods to leave');
   if (!isEmpty) return stuck(io, await leaving(api, system), options.timeout);
@@ -123,12 +126,12 @@ const labelledPods = (api: KubeApi): Promise<PodObject[]> =>
 async function unlabel(io: Io, api: KubeApi): Promise<void> {
   const body = { metadata: { labels: { [MESH_LABEL]: null } } };
   for (const { metadata } of await labelledNamespaces(api)) {
-    await patch(api, `/api/v1/namespaces/${metadata.name}`, body);
-    io.out(`namespace ${metadata.name}: label ${MESH_LABEL} removed\n`);
+    if (await patchOptional(api, `/api/v1/namespaces/${metadata.name}`, body))
+      io.out(`namespace ${metadata.name}: label ${MESH_LABEL} removed\n`);
   }
   for (const pod of await labelledPods(api)) {
-    await patch(api, `${podsPath(pod.metadata.namespace)}/${pod.metadata.name}`, body);
-    io.out(`pod ${nameOf(pod)}: label ${MESH_LABEL} removed\n`);
+    if (await patchOptional(api, `${podsPath(pod.metadata.namespace)}/${pod.metadata.name}`, body))
+      io.out(`pod ${nameOf(pod)}: label ${MESH_LABEL} removed\n`);
   }
 }
 
@@ -180,8 +183,8 @@ async function withdraw(io: Io, api: KubeApi): Promise<void> {
   const body = { metadata: { annotations: { [STATE_ANNOTATION]: null } } };
   for (const pod of await listAll(api, podsPath(), podSchema)) {
     if (pod.metadata.annotations?.[STATE_ANNOTATION] === undefined) continue;
-    await patch(api, `${podsPath(pod.metadata.namespace)}/${pod.metadata.name}`, body);
-    io.out(`pod ${nameOf(pod)}: annotation ${STATE_ANNOTATION} removed\n`);
+    if (await patchOptional(api, `${podsPath(pod.metadata.namespace)}/${pod.metadata.name}`, body))
+      io.out(`pod ${nameOf(pod)}: annotation ${STATE_ANNOTATION} removed\n`);
   }
 }
 
@@ -262,6 +265,13 @@ function nameOf({ metadata }: PodObject): string {
   return `${metadata.namespace ?? ''}/${metadata.name}`;
 }
 
-async function patch(api: KubeApi, path: string, body: unknown): Promise<void> {
-  await api.request({ method: 'PATCH', path, patch: 'application/merge-patch+json', body });
+/** What has ended meanwhile needs no change. @returns whether it was there */
+async function patchOptional(api: KubeApi, path: string, body: unknown): Promise<boolean> {
+  try {
+    await api.request({ method: 'PATCH', path, patch: 'application/merge-patch+json', body });
+    return true;
+  } catch (error) {
+    if (error instanceof KubeError && error.status === 404) return false;
+    throw error;
+  }
 }
