@@ -79,6 +79,7 @@ const MAX_PROBLEMS = 1_000;
 export class KubernetesSource implements ClusterSource {
   readonly synced: Promise<void>;
   readonly #options: KubernetesSourceOptions;
+  readonly #tuning: Partial<CustomTuning>;
   readonly #parts: ReadonlyMap<string, Watched<Kept>>;
   readonly #pods = new Map<string, Kept>();
   /** By the object's title. */
@@ -90,6 +91,9 @@ export class KubernetesSource implements ClusterSource {
 
   constructor(options: KubernetesSourceOptions) {
     this.#options = options;
+    // Where only our own node is watched, nobody knows how many there are.
+    const nodes = (): number => this.#parts.get(NODES.part)?.items.size ?? 1;
+    this.#tuning = { nodes, ...options.tuning };
     const builtIn = collectionsFor(options.node).map((one) => [one.part, this.#reflect(one)] as const);
     // Nobody is enrolled by a policy.
     const policies = options.node === undefined ? POLICY_COLLECTIONS : [];
@@ -135,7 +139,7 @@ export class KubernetesSource implements ClusterSource {
   }
 
   #reflect(collection: Collection): Reflector<Kept> {
-    const { api, onProblem, tuning } = this.#options;
+    const { api, onProblem } = this.#options;
     return new Reflector<Kept>(
       {
         api,
@@ -147,12 +151,12 @@ export class KubernetesSource implements ClusterSource {
         decode: (object) => this.#decode(collection, object),
         onProblem: (reason) => onProblem?.(collection.part, reason),
       },
-      tuning,
+      this.#tuning,
     );
   }
 
   #reflectPolicies(kind: PolicyCollection): CustomCollection<Kept> {
-    const { api, onProblem, tuning } = this.#options;
+    const { api, onProblem } = this.#options;
     return new CustomCollection<Kept>(
       {
         api,
@@ -161,7 +165,7 @@ export class KubernetesSource implements ClusterSource {
           this.#decode({ apiVersion: `${POLICY_GROUP}/${version}`, kind: kind.kind }, object),
         onProblem: (reason) => onProblem?.(kind.resource, reason),
       },
-      tuning,
+      this.#tuning,
     );
   }
 

@@ -2,6 +2,7 @@
  * The daemon's own pod: what it says of its node there (`culvert.dev/node`), and what a person asks of it there
  * (`culvert.dev/renew`: '<identity or *>@<RFC 3339 time>').
  */
+import { askedMs } from '../kube/backoff.ts';
 import { Reflector } from '../kube/reflector.ts';
 import type { KubeApi } from '../kube/seams.ts';
 import type { SpiffeId } from '../mesh/ids.ts';
@@ -21,8 +22,10 @@ export interface OwnPodOptions {
   /** Certificates are to be renewed now: one, or all. */
   readonly onRenew: (what: SpiffeId | '*') => void;
   readonly onProblem: (reason: string) => void;
-  /** Between two writes, ms. */
+  /** Between two writes, ms; less or more by up to a half, as every node does it. */
   readonly pauseMs?: number;
+  /** 0 to 1. */
+  readonly random?: () => number;
 }
 
 /** What the pod carries. */
@@ -40,12 +43,14 @@ export class OwnPod implements AsyncDisposable {
   readonly #closing = new AbortController();
   readonly #text: () => string;
   #renewed: string | undefined;
+  /** For so long the server asked to be left alone. */
+  #askedMs = 0;
   #timer: NodeJS.Timeout | undefined;
   #writing: Promise<void> | undefined;
 
   /** `text`: what to say of the node now; asked whenever it may be written. */
   constructor(options: OwnPodOptions, text: () => string) {
-    this.#options = { pauseMs: PAUSE_MS, ...options };
+    this.#options = { pauseMs: PAUSE_MS, random: Math.random, ...options };
     this.#text = text;
     this.#watched = new Reflector<Carried>({
       api: options.api,
@@ -64,7 +69,7 @@ export class OwnPod implements AsyncDisposable {
     this.#watched.start((changes) => {
       for (const { type, value } of changes) if (type === 'set') this.#heed(value.renew);
     });
-    this.#timer = setInterval(() => void this.tell(), this.#options.pauseMs);
+    this.#plan();
   }
 
   /** Tells now, if there is something new. Never rejects: what could not be written is tried again. */
@@ -76,14 +81,22 @@ export class OwnPod implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    clearInterval(this.#timer);
+    clearTimeout(this.#timer);
     this.#closing.abort();
     await this.#writing;
     await this.#watched[Symbol.asyncDispose]();
   }
 
+  #plan(): void {
+    if (this.#closing.signal.aborted) return;
+    const { pauseMs, random } = this.#options;
+    const waitMs = Math.max(pauseMs * (0.5 + random()), this.#askedMs);
+    this.#timer = setTimeout(() => void this.tell().finally(() => this.#plan()), waitMs);
+  }
+
   async #write(): Promise<void> {
-    const { api, namespace, name, uid, onProblem } = this.#options;
+    const { api, namespace, name, uid, onProblem, random } = this.#options;
+    this.#askedMs = 0;
     const shown = [...this.#watched.items.values()][0]?.node;
     const text = this.#text();
     if (text === shown) return;
@@ -97,6 +110,7 @@ export class OwnPod implements AsyncDisposable {
       });
     } catch (error) {
       if (this.#closing.signal.aborted) return;
+      this.#askedMs = askedMs(error, random());
       onProblem(
         `the node's summary could not be written: ${error instanceof Error ? error.message : String(error)}`,
       );

@@ -9,6 +9,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
+import { askedMs, backoffMs } from './backoff.ts';
 import { collectionPath, servedVersion } from './discovery.ts';
 import type { CustomKind } from './discovery.ts';
 import { Reflector } from './reflector.ts';
@@ -209,9 +210,7 @@ export class CustomCollection<T> implements Watched<T> {
   #retryMs(error: unknown): number {
     const { firstRetryMs = FIRST_RETRY_MS, lastRetryMs = LAST_RETRY_MS, random = Math.random } = this.#tuning;
     const mostMs = Math.min(lastRetryMs, LAST_RETRY_MS);
-    const doubled = Math.min(mostMs, firstRetryMs * 2 ** Math.min(this.#failures - 1, 30));
-    const askedMs = error instanceof KubeError ? (error.retryAfterMs ?? 0) : 0;
-    return Math.max(doubled * (0.5 + random() / 2), askedMs * (1 + random() / 2));
+    return Math.max(backoffMs(this.#failures, firstRetryMs, mostMs, random()), askedMs(error, random()));
   }
 
   async #rest(ms: number): Promise<void> {

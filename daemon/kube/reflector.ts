@@ -11,7 +11,9 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
+import { askedMs, backoffMs } from './backoff.ts';
 import { collect } from './client.ts';
+import { Listing, relistSpread } from './listing.ts';
 import { keyOf } from './objects.ts';
 import { Resume, SILENT, hasNoAnswer } from './resume.ts';
 import { KubeError } from './seams.ts';
@@ -34,8 +36,10 @@ export interface ReflectorTuning {
   readonly lastRetryMs: number;
   /** The same for a server that does not answer at all: asking it costs it nothing, and it must be found soon. */
   readonly awayRetryMs: number;
-  /** A list that another one preceded waits up to so long: after an outage every node needs one. */
+  /** A list that another one preceded waits up to so long, or longer where there are many nodes: each may need one. */
   readonly relistSpreadMs: number;
+  /** How many nodes there are that watch the same. */
+  readonly nodes: () => number;
   /** 0 to 1. */
   readonly random: () => number;
 }
@@ -54,6 +58,7 @@ const TUNING: ReflectorTuning = {
   lastRetryMs: 30_000,
   awayRetryMs: 8_000,
   relistSpreadMs: 5_000,
+  nodes: () => 1,
   random: Math.random,
 };
 
@@ -72,7 +77,10 @@ export class Reflector<T> implements Watched<T> {
   #running: Promise<void> | undefined;
   /** Where to watch from; undefined: a list is due. */
   #version: string | undefined;
-  #hasListed = false;
+  /** A list of which pages are still to come. */
+  #listing: Listing | undefined;
+  /** Of the last list; 0: none is complete yet. */
+  #pages = 0;
   #failures = 0;
   /** It gave no answer the last time that it was asked. */
   #isAway = false;
@@ -123,11 +131,12 @@ export class Reflector<T> implements Watched<T> {
       const error = await this.#turn().catch((thrown: unknown) => toError(thrown));
       if (this.#isClosed()) return;
       const isGood = performance.now() - beganMs > GOOD_WATCH_MS;
+      this.#judge(error);
       const wasAway = this.#isAway;
       this.#isAway = error !== undefined && hasNoAnswer(error);
       // One that answers again is asked soon, however long it was away: it may only have to tell that we must list.
-      this.#failures = isGood ? 0 : wasAway && !this.#isAway ? 1 : this.#failures + 1;
-      this.#judge(error);
+      const isFirst = (wasAway && !this.#isAway) || this.#listing?.failures === 1;
+      this.#failures = isGood ? 0 : isFirst ? 1 : this.#failures + 1;
       const waitMs = isGood && error === undefined ? 0 : this.#waitMs(error);
       await sleep(waitMs, undefined, { signal: this.#closing.signal }).catch(() => undefined);
     }
@@ -137,7 +146,6 @@ export class Reflector<T> implements Watched<T> {
   async #turn(): Promise<undefined> {
     if (this.#version === undefined) {
       this.#version = await this.#list();
-      this.#hasListed = true;
       this.#resume.heard();
       this.#heard();
       this.#firstList.resolve();
@@ -146,24 +154,31 @@ export class Reflector<T> implements Watched<T> {
     return undefined;
   }
 
-  /** @returns where to watch from. */
+  /** @returns where to watch from: all pages are of one snapshot. */
   async #list(): Promise<string> {
-    const seen = new Set<string>();
-    let next = '';
+    const listing = (this.#listing ??= new Listing());
     for (;;) {
-      const page = await this.#page(next);
-      const changes: Change<T>[] = [];
-      for (const item of page.items) this.#take({ type: 'MODIFIED', object: item }, changes, seen);
-      if (seen.size > this.#tuning.maxItems)
-        throw new KubeError(
-          0,
-          'TooMany',
-          `${this.#options.path}: more than ${this.#tuning.maxItems} objects`,
-        );
-      next = page.next;
+      const page = await this.#page(listing.token);
+      this.#takePage(page, listing.seen);
+      listing.turn(page.next);
+      if (page.next !== '') continue;
+      this.#listing = undefined;
+      this.#pages = listing.pages;
+      return page.version;
+    }
+  }
+
+  /** What has been taken is told in any case: to the next list it is no news. */
+  #takePage({ items, next }: ListPage, seen: Set<string>): void {
+    const { maxItems } = this.#tuning;
+    const changes: Change<T>[] = [];
+    try {
+      for (const object of items) this.#take({ type: 'MODIFIED', object }, changes, seen);
+      if (seen.size > maxItems)
+        throw new KubeError(0, 'TooMany', `${this.#options.path}: more than ${maxItems} objects`);
       if (next === '') this.#dropUnseen(seen, changes);
+    } finally {
       this.#tell(changes);
-      if (next === '') return page.version;
     }
   }
 
@@ -294,22 +309,22 @@ export class Reflector<T> implements Watched<T> {
     const goesOn = this.#version !== undefined && this.#resume.goesOn(error, quietMs);
     if (!goesOn) this.#version = undefined;
     if (error === undefined) return;
+    if (this.#listing?.goesOn(error) === false) this.#listing = undefined;
     this.#options.onProblem?.(error.message);
-    if (error instanceof KubeError && error.reason === 'TooLarge')
-      this.#pageSize = Math.max(1, Math.floor(this.#pageSize / 2));
+    const reason = error instanceof KubeError ? error.reason : undefined;
+    if (reason === 'TooLarge') this.#pageSize = Math.max(1, Math.floor(this.#pageSize / 2));
     // A silent watch that is resumed may have been a connection that died.
-    if (!goesOn || !isSilent(error)) this.#problem = error.message;
+    if (!goesOn || reason !== SILENT) this.#problem = error.message;
   }
 
   /** Jittered, doubling with each failure in a row; as long as the server asks for; spread for a relist. */
   #waitMs(error: Error | undefined): number {
-    const { firstRetryMs, lastRetryMs, awayRetryMs, relistSpreadMs, random } = this.#tuning;
+    const { firstRetryMs, lastRetryMs, awayRetryMs, relistSpreadMs, nodes, random } = this.#tuning;
     const mostMs = this.#isAway ? Math.min(awayRetryMs, lastRetryMs) : lastRetryMs;
-    const doubled = Math.min(mostMs, firstRetryMs * 2 ** Math.min(this.#failures - 1, 30));
-    const backoffMs = doubled * (0.5 + random() / 2);
-    const askedMs = error instanceof KubeError ? (error.retryAfterMs ?? 0) : 0;
-    const spreadMs = this.#version === undefined && this.#hasListed ? relistSpreadMs * random() : 0;
-    return Math.max(backoffMs, askedMs * (1 + random() / 2), spreadMs);
+    const isRelist = this.#version === undefined && this.#listing === undefined && this.#pages > 0;
+    const spreadMs = isRelist ? relistSpread(nodes(), this.#pages, relistSpreadMs) : 0;
+    const retryMs = backoffMs(this.#failures, firstRetryMs, mostMs, random());
+    return Math.max(retryMs, askedMs(error, random()), spreadMs * random());
   }
 
   #selectors(): Record<string, string> {
@@ -327,10 +342,6 @@ export class Reflector<T> implements Watched<T> {
 
 /** An object that can't be read stays as it was. */
 const KEEP = Symbol('keep');
-
-function isSilent(error: Error): boolean {
-  return error instanceof KubeError && error.reason === SILENT;
-}
 
 function toError(thrown: unknown): Error {
   return thrown instanceof Error ? thrown : new Error(String(thrown));

@@ -6,6 +6,7 @@ import { Reflector } from '../../daemon/kube/reflector.ts';
 import type { ReflectorTuning } from '../../daemon/kube/reflector.ts';
 import type { Change, WatchOptions } from '../../daemon/kube/seams.ts';
 import { until } from '../support/wait.ts';
+import type { Fault } from './server.ts';
 import { FakeServer, PATH, errorEvent, isList, isWatch, json, refuse } from './server.ts';
 
 /** Quick retries, and no chance in them. */
@@ -76,10 +77,7 @@ describe('a reflector', () => {
       await make(t, { a: '1', b: '2', c: '3', d: '4', e: '5' }, { pageSize: 2 }),
     );
     assert.deepEqual(told, ['+a=1', '+b=2', '+c=3', '+d=4', '+e=5']);
-    assert.deepEqual(
-      server.lists().map(({ searchParams }) => searchParams.get('continue')),
-      [null, '2', '4'],
-    );
+    assert.deepEqual(server.pages(), [0, 2, 4]);
     server.put('a', '9');
     server.remove('b');
     server.put('f', '6');
@@ -288,6 +286,137 @@ describe("the faults of client-node's informer", () => {
   });
 });
 
+/** The page of a list that begins after so many objects. */
+const isPage =
+  (from: number) =>
+  (url: URL): boolean =>
+    isList(url) && Number.parseInt(url.searchParams.get('continue') ?? '0') === from;
+
+const cutShort: Fault = (request, response) => {
+  response.writeHead(200, { 'content-length': '1000' });
+  response.write('{"kind":');
+  setImmediate(() => request.socket.destroy());
+};
+
+describe('a list of which a page fails', () => {
+  const ten = Object.fromEntries('a b c d e f g h i j'.split(' ').map((name) => [name, '1']));
+  const all = Object.keys(ten).map((name) => `+${name}=1`);
+
+  for (const [what, fault] of [
+    ['429', refuse(429, 'TooManyRequests')],
+    ['503', refuse(503, 'ServiceUnavailable')],
+    ['403', refuse(403, 'Forbidden')],
+    ['an answer that breaks off', cutShort],
+  ] as const)
+    it(`with ${what} goes on at that page`, async (t) => {
+      const watching = await make(t, ten, { pageSize: 1, lastRetryMs: 60_000 });
+      const { server } = watching;
+      server.once(isPage(6), fault);
+      const { told } = await started(watching);
+      assert.equal(server.lists().length, 11);
+      assert.deepEqual(server.pages(), [0, 1, 2, 3, 4, 5, 6, 6, 7, 8, 9]);
+      assert.deepEqual(told, all);
+    });
+
+  it('drops what had vanished before it began, and tells what changed since, once', async (t) => {
+    const { server, told, reflector } = await started(await make(t, ten, { pageSize: 2 }));
+    const before = told.length;
+    server.once(isWatch, refuse(410, 'Expired'));
+    server.endWatches();
+    await server.when(() => server.watches.size === 0);
+    // In each half of the list.
+    for (const name of ['b', 'i']) server.remove(name);
+    const listed = server.lists().length;
+    server.once(isPage(4), (request, response) => {
+      for (const name of ['a', 'j']) server.remove(name);
+      server.put('c', '2');
+      server.put('h', '2');
+      server.put('k', '1');
+      refuse(429, 'TooManyRequests')(request, response);
+    });
+    await server.when(() => server.watches.size === 1);
+    await has(told, '+k=1');
+    assert.deepEqual(server.pages().slice(listed), [0, 2, 4, 4, 6]);
+    assert.deepEqual(told.slice(before), ['-b', '-i', '-a', '-j', '+c=2', '+h=2', '+k=1']);
+    assert.equal([...reflector.items.keys()].sort().join(''), 'cdefghk'.replace(/./g, 'shop/$&'));
+  });
+
+  for (const [what, faults] of [
+    ['410', [refuse(410, 'Expired')]],
+    ['400', [refuse(400, 'BadRequest')]],
+    ['nonsense', [(_, response) => response.end('<html>')]],
+    ['500 again and again', Array.from({ length: 5 }, () => refuse(500, 'InternalError'))],
+  ] as const satisfies readonly (readonly [string, readonly Fault[]])[])
+    it(`with ${what}, though it had been asked again, begins anew`, async (t) => {
+      const { server, told, reflector } = await started(await make(t, ten, { pageSize: 2 }));
+      const before = told.length;
+      server.once(isWatch, refuse(410, 'Expired'));
+      server.endWatches();
+      await server.when(() => server.watches.size === 0);
+      const listed = server.lists().length;
+      server.once(isPage(4), (request, response) => {
+        server.remove('a');
+        server.put('k', '1');
+        refuse(429, 'TooManyRequests')(request, response);
+      });
+      for (const fault of faults) server.once(isPage(4), fault);
+      await server.when(() => server.watches.size === 1);
+      const asked = [0, 2, 4, ...faults.map(() => 4), 0, 2, 4, 6, 8];
+      assert.deepEqual(server.pages().slice(listed), asked);
+      assert.deepEqual(told.slice(before), ['+k=1', '-a']);
+      assert.equal(reflector.items.size, 10);
+    });
+
+  it('asks at the usual pace while pages come, however many fail', async (t) => {
+    const watching = await make(t, ten, { pageSize: 1, lastRetryMs: 3_600_000 });
+    // One that doubles its wait at each would take hours.
+    for (let page = 1; page < 10; page++)
+      for (let i = 0; i < 3; i++) watching.server.once(isPage(page), refuse(429, 'TooManyRequests'));
+    const { server, told } = await started(watching);
+    assert.equal(server.lists().length, 37);
+    assert.deepEqual(told, all);
+  });
+
+  it('tells what came before an object that has no name', async (t) => {
+    const watching = await make(t, { a: '1' });
+    watching.server.once(isList, (_, response) =>
+      json(response, 200, {
+        metadata: { resourceVersion: '1' },
+        items: [{ metadata: { namespace: 'shop', name: 'a' }, value: '1' }, { metadata: {} }],
+      }),
+    );
+    const { told } = await started(watching);
+    assert.deepEqual(told, ['+a=1']);
+  });
+});
+
+describe('a relist', () => {
+  it('waits the longer the more nodes there are; its pages, once begun, do not', async (t) => {
+    let nodes = 2_000;
+    const { server } = await started(
+      await make(t, { a: '1', b: '2' }, { pageSize: 1, relistSpreadMs: 0, nodes: () => nodes }),
+    );
+    let goneMs = 0;
+    let listedMs = 0;
+    server.once(isWatch, (request, response) => {
+      goneMs = performance.now();
+      refuse(410, 'Expired')(request, response);
+    });
+    server.once(
+      (url) => isPage(1)(url) && goneMs > 0,
+      (request, response) => {
+        listedMs = performance.now();
+        nodes = 1_000_000_000;
+        refuse(429, 'TooManyRequests')(request, response);
+      },
+    );
+    server.endWatches();
+    await server.when(() => server.lists().length === 5 && server.watches.size === 1);
+    // 2,000 nodes with 2 pages each at 1,000 a second, and half of that by our random.
+    assert.ok(listedMs - goneMs >= 1_990, String(listedMs - goneMs));
+  });
+});
+
 describe('a server that can not go on from our version', () => {
   it('as it went back to an earlier one is listed anew after a second silence', async (t) => {
     const { server, reflector, told, problems } = await started(
@@ -406,11 +535,7 @@ describe('a server in trouble', () => {
 
   it('that cuts a list short is asked again', async (t) => {
     const watching = await make(t, { a: '1' });
-    watching.server.once(isList, (request, response) => {
-      response.writeHead(200, { 'content-length': '1000' });
-      response.write('{"kind":');
-      setImmediate(() => request.socket.destroy());
-    });
+    watching.server.once(isList, cutShort);
     const { told } = await started(watching);
     assert.deepEqual(told, ['+a=1']);
   });

@@ -21,7 +21,7 @@ interface OpenWatch {
 }
 
 /** Handles a request instead of the server. */
-type Fault = (request: IncomingMessage, response: ServerResponse) => void;
+export type Fault = (request: IncomingMessage, response: ServerResponse) => void;
 
 export class FakeServer implements AsyncDisposable {
   readonly ca: TestCa;
@@ -38,6 +38,8 @@ export class FakeServer implements AsyncDisposable {
   oldest = 0;
   version = 1;
   #log: { readonly version: number; readonly line: string }[] = [];
+  /** Of lists of several pages, by their version. */
+  readonly #snapshots = new Map<number, readonly FakeObject[]>();
   #waiting: { readonly isTrue: () => boolean; readonly resolve: () => void }[] = [];
 
   private constructor(ca: TestCa, host: string) {
@@ -139,6 +141,11 @@ export class FakeServer implements AsyncDisposable {
     return this.requests.filter((url) => !isWatch(url) && url.pathname === PATH);
   }
 
+  /** Of each list's page so far, how many objects came before it. */
+  pages(): readonly number[] {
+    return this.lists().map(({ searchParams }) => Number.parseInt(searchParams.get('continue') ?? '0'));
+  }
+
   watchRequests(): readonly URL[] {
     return this.requests.filter(isWatch);
   }
@@ -168,14 +175,19 @@ export class FakeServer implements AsyncDisposable {
     this.#look();
   }
 
+  /** As a real server does it: pages of one token are of one snapshot, and have its version. */
   #list({ searchParams }: URL, response: ServerResponse): void {
     const limit = Number(searchParams.get('limit') ?? 0) || Infinity;
-    const from = Number(searchParams.get('continue') ?? 0);
-    const all = [...this.objects.values()];
+    const [from = 0, version = this.version] = (searchParams.get('continue') ?? '')
+      .split('@')
+      .filter(Boolean)
+      .map(Number);
+    const all = this.#snapshots.get(version) ?? [...this.objects.values()];
     const isLast = from + limit >= all.length;
+    if (!isLast) this.#snapshots.set(version, all);
     const metadata = {
-      resourceVersion: String(this.version),
-      ...(isLast ? {} : { continue: String(from + limit) }),
+      resourceVersion: String(version),
+      ...(isLast ? {} : { continue: `${from + limit}@${version}` }),
     };
     json(response, 200, { kind: 'ThingList', metadata, items: all.slice(from, from + limit) });
   }
