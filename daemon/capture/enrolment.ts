@@ -115,8 +115,15 @@ export class Enrolment {
     for (const entry of this.#entries.values()) entry.captured?.listeners.close();
   }
 
-  /** Un-enrols every pod as if each label had gone; resolves when nothing is left. */
+  /**
+   * Un-enrols every pod as if each label had gone; resolves when nothing is left. Before it has started no pod is known,
+   * so none can be left in order: it never starts then, and resolves at once.
+   */
   leaveAll(): Promise<void> {
+    if (this.#adoption === undefined) {
+      this.pause();
+      return Promise.resolve();
+    }
     return new Promise((resolve) => {
       this.#leavingAll = resolve;
       this.poke();

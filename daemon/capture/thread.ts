@@ -28,9 +28,12 @@ import type { Kubepods } from './kubepods.ts';
 import { Owner } from './owner.ts';
 import { KernelState } from './programs.ts';
 import { attributeRefusals } from './refusals.ts';
+import { within } from './within.ts';
 
 /** How often kernel counters are read and the kubelet is looked for again. */
 const SURVEY_MS = 1_000;
+/** Leaving every pod may take so much longer than its phases do: nobody comes after us, and the pods would stay closed. */
+const LEAVE_SLACK_MS = 60_000;
 /** How long the last word on what we published may take before we say that all has left. */
 const LAST_WRITE_MS = 5_000;
 
@@ -132,6 +135,11 @@ class EnrolmentThread {
       this.#enrolment.poke();
     });
     await source.synced;
+    // Uninstalled before we knew any pod: now it can be taken from each that it is enrolled.
+    if (this.#hasLeft) {
+      this.#published(this.#cluster.publisher.retry());
+      return;
+    }
     this.#watchCgroups();
     this.#lookAround();
     this.#enrolment.start(adopted);
@@ -232,13 +240,14 @@ class EnrolmentThread {
       this.#tell({ type: 'left', yielded: true });
       return;
     }
-    await this.#enrolment.leaveAll();
+    const { leaveWait, leaveGrace } = this.#config;
+    const isInOrder = await within(leaveWait + leaveGrace + LEAVE_SLACK_MS, this.#enrolment.leaveAll());
+    if (!isInOrder) this.#log.error('not every pod could be left in time: what is pinned goes all the same');
     this.#enrolment.pause();
     clearInterval(this.#survey);
     this.#hasLeft = true;
     this.#kernel.removeAll();
-    const late = new Promise((resolve) => setTimeout(resolve, LAST_WRITE_MS));
-    await Promise.race([this.#cluster.publisher.retry().catch(() => undefined), late]);
+    await within(LAST_WRITE_MS, this.#cluster.publisher.publish([])).catch(() => undefined);
     this.#tell({ type: 'left' });
   }
 

@@ -189,7 +189,7 @@ describe('culvert uninstall', () => {
     assert.equal(api.backend.uninstalls, 1);
     assert.deepEqual(out.trimEnd().split('\n'), [
       'node node-a: leaving, 1 pod to go',
-      'node node-a: every pod has been left, removing programs and pins',
+      'node node-a: no pod to go, removing programs and pins',
       'node node-a: nothing of culvert is left',
     ]);
   });

@@ -1,7 +1,8 @@
 /** Leaving a node, and handing it over: nothing is left, and nothing is cut that need not be (issue 6, 'Uninstall'). */
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
-import { statSync } from 'node:fs';
+import { statSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
@@ -117,6 +118,45 @@ describe('culvert cleanup --node after a daemon was killed', () => {
   });
 });
 
+describe('culvert uninstall of a daemon that has not read the cluster yet', () => {
+  it(
+    'takes away what the one before it left, and says so, while the API server is away',
+    LIMITS,
+    async () => {
+      const shop = await openShop({ daemon: { flags: FLAGS } });
+      await using lab = shop.lab;
+      const { client, server } = shop;
+      await serve(shop);
+      assert.equal((await client.request(server.ip, 8080)).status, 200);
+      await Promise.all([shop.daemon1.stop('SIGKILL'), shop.daemon2.stop('SIGKILL')]);
+      const flags = [
+        ...FLAGS,
+        '--cluster-dir',
+        '',
+        '--kubeconfig',
+        nobodysKubeconfig(shop),
+        '--cert-source',
+        'local',
+      ];
+      for (const index of [1, 2] as const) {
+        const daemon = await lab.startDaemon(index, { flags, waitReady: false });
+        await until(
+          'it to answer',
+          async () => (await daemon.http(15_021, '/readyz').catch(() => undefined))?.status === 503,
+        );
+        assert.match(await pins(shop, index), /culvert/);
+        const { code, output } = await daemon.cli(['uninstall', '--timeout', '10']);
+        assert.equal(code, 0, output + daemon.process.tail());
+        assert.doesNotMatch(output, /every pod has been left/);
+        assert.match(output, /nothing of culvert is left/);
+        await nothingIsLeft(shop, index);
+        assert.equal((await daemon.stop('SIGTERM')).code, 0);
+      }
+      await answersInTheClear(shop);
+    },
+  );
+});
+
 describe('a daemon that is told to stop', () => {
   it('keeps the pins: its pods stay closed until the next one takes over', LIMITS, async () => {
     const shop = await openShop({ daemon: { flags: FLAGS } });
@@ -198,6 +238,19 @@ describe('two daemons of one node', () => {
     await daemon1.waitForAccess('the record', (record) => record['src.workload'] === 'late', { from });
   });
 });
+
+/** Path of a kubeconfig whose API server nobody is. */
+function nobodysKubeconfig({ lab }: Shop): string {
+  const file = join(lab.dir, 'kubeconfig');
+  const context = { name: 'lab', context: { cluster: 'lab', user: 'lab' } };
+  const config = {
+    ...{ apiVersion: 'v1', kind: 'Config', 'current-context': 'lab', contexts: [context] },
+    clusters: [{ name: 'lab', cluster: { server: 'https://127.0.0.1:1' } }],
+    users: [{ name: 'lab', user: { token: 'none' } }],
+  };
+  writeFileSync(file, JSON.stringify(config));
+  return file;
+}
 
 async function serve({ client, server }: Shop): Promise<void> {
   await server.serve('http', 8080, { quiet: true });

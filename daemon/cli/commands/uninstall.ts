@@ -56,7 +56,7 @@ async function uninstall(io: Io, options: UninstallOptions): Promise<ExitCode> {
 
 function progressOf({ node, pods }: StatusAnswer): string {
   return pods.length === 0
-    ? `node ${node}: every pod has been left, removing programs and pins`
+    ? `node ${node}: no pod to go, removing programs and pins`
     : `node ${node}: leaving, ${pods.length} ${pods.length === 1 ? 'pod' : 'pods'} to go`;
 }
 
