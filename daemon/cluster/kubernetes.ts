@@ -6,6 +6,7 @@ import { isDeepStrictEqual } from 'node:util';
 import type { ClusterSource, Delta, PublishedState, SourceProblem, Workload } from '../mesh/model.ts';
 import { CustomCollection } from '../kube/custom.ts';
 import type { CustomTuning } from '../kube/custom.ts';
+import { Looks } from '../kube/discovery.ts';
 import { protobufWire } from '../kube/protobuf.ts';
 import { Reflector } from '../kube/reflector.ts';
 import type { Change, KubeApi, Watched } from '../kube/seams.ts';
@@ -97,7 +98,8 @@ export class KubernetesSource implements ClusterSource {
     const builtIn = collectionsFor(options.node).map((one) => [one.part, this.#reflect(one)] as const);
     // Nobody is enrolled by a policy.
     const policies = options.node === undefined ? POLICY_COLLECTIONS : [];
-    const custom = policies.map((one) => [one.resource, this.#reflectPolicies(one)] as const);
+    const looks = new Looks(options.api, POLICY_GROUP, this.#tuning);
+    const custom = policies.map((one) => [one.resource, this.#reflectPolicies(one, looks)] as const);
     this.#parts = new Map<string, Watched<Kept>>([...builtIn, ...custom]);
     this.synced = Promise.all([...this.#parts.values()].map(({ synced }) => synced)).then(() => {
       this.#isSynced = true;
@@ -155,12 +157,13 @@ export class KubernetesSource implements ClusterSource {
     );
   }
 
-  #reflectPolicies(kind: PolicyCollection): CustomCollection<Kept> {
+  #reflectPolicies(kind: PolicyCollection, looks: Looks): CustomCollection<Kept> {
     const { api, onProblem } = this.#options;
     return new CustomCollection<Kept>(
       {
         api,
         kind,
+        looks,
         decode: (object, version) =>
           this.#decode({ apiVersion: `${POLICY_GROUP}/${version}`, kind: kind.kind }, object),
         onProblem: (reason) => onProblem?.(kind.resource, reason),

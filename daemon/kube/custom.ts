@@ -10,8 +10,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
 import { askedMs, backoffMs } from './backoff.ts';
-import { collectionPath, servedVersion } from './discovery.ts';
-import type { CustomKind } from './discovery.ts';
+import { Looks, collectionPath } from './discovery.ts';
+import type { CustomKind, LookTuning } from './discovery.ts';
 import { Reflector } from './reflector.ts';
 import type { ReflectorTuning } from './reflector.ts';
 import { KubeError } from './seams.ts';
@@ -20,20 +20,19 @@ import type { ApiRequest, ApiStream, Change, KubeApi, Watched } from './seams.ts
 export interface CustomOptions<T> {
   readonly api: KubeApi;
   readonly kind: CustomKind;
+  /** Shared by kinds of one group: what is not there is looked for by one request. Default: its own. */
+  readonly looks?: Looks;
   /** As in WatchOptions; `version` is the one that the object is in. */
   readonly decode: (object: unknown, version: string) => T | undefined;
   readonly onProblem?: (reason: string) => void;
 }
 
 /** Times in ms. */
-export interface CustomTuning extends ReflectorTuning {
-  /** A kind that is not there is looked for again after this, and up to twice as long: every node does. */
-  readonly lookMs: number;
+export interface CustomTuning extends ReflectorTuning, LookTuning {
   /** Objects that are held go when discovery says twice that their kind is not served, so long apart. */
   readonly confirmMs: number;
 }
 
-const LOOK_MS = 10_000;
 const CONFIRM_MS = 1_000;
 const FIRST_RETRY_MS = 500;
 const LAST_RETRY_MS = 8_000;
@@ -47,6 +46,7 @@ export class CustomCollection<T> implements Watched<T> {
   readonly synced: Promise<void>;
   readonly #options: CustomOptions<T>;
   readonly #tuning: Partial<CustomTuning>;
+  readonly #looks: Looks;
   readonly #items = new Map<string, T>();
   readonly #known = Promise.withResolvers<void>();
   readonly #closing = new AbortController();
@@ -64,6 +64,7 @@ export class CustomCollection<T> implements Watched<T> {
   constructor(options: CustomOptions<T>, tuning: Partial<CustomTuning> = {}) {
     this.#options = options;
     this.#tuning = tuning;
+    this.#looks = options.looks ?? new Looks(options.api, options.kind.group, tuning);
     this.synced = this.#known.promise;
   }
 
@@ -131,9 +132,11 @@ export class CustomCollection<T> implements Watched<T> {
 
   /** Discovery's word; twice, where it takes away what is held. */
   async #look(): Promise<string | undefined> {
-    const { api, kind } = this.#options;
-    const ask = (): Promise<string | undefined> =>
-      servedVersion(api, kind, this.#isAbsent, this.#closing.signal);
+    // What was seen by another kind's look may be older than what we hold.
+    const ask = (): Promise<string | undefined> => {
+      const look = this.#following === undefined ? this.#looks.shared() : this.#looks.fresh();
+      return look.servedVersion(this.#options.kind, this.#isAbsent, this.#closing.signal);
+    };
     let version = await ask();
     if (version === undefined && this.#items.size > 0) {
       await this.#rest(this.#tuning.confirmMs ?? CONFIRM_MS);
@@ -145,14 +148,13 @@ export class CustomCollection<T> implements Watched<T> {
   }
 
   async #leave(): Promise<number> {
-    const { lookMs = LOOK_MS, random = Math.random } = this.#tuning;
     await this.#following?.reflector[Symbol.asyncDispose]();
     this.#following = undefined;
     this.#isForbidden = false;
     this.#isAbsent = true;
     this.#dropAllBut(new Map());
     this.#known.resolve();
-    return lookMs * (1 + random());
+    return this.#looks.pauseMs();
   }
 
   /** What is held stays until the new version's list is complete. */

@@ -4,6 +4,7 @@ import type { TestContext } from 'node:test';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { CustomCollection } from '../../daemon/kube/custom.ts';
 import type { CustomTuning } from '../../daemon/kube/custom.ts';
+import { Looks } from '../../daemon/kube/discovery.ts';
 import { KubeError } from '../../daemon/kube/seams.ts';
 import { until } from '../support/wait.ts';
 import { CustomApi, GROUP, RESOURCE } from './custom-api.ts';
@@ -184,4 +185,82 @@ describe('a kind that a cluster may not have', () => {
       assert.deepEqual(here.api.watched, []);
     }
   });
+});
+
+const OTHER = { group: GROUP, versions: ['v1', 'v1beta1'], resource: 'peerauthentications' };
+
+/** Two kinds of one group, neither of which is served; they are looked for together. */
+function pair(
+  t: TestContext,
+  tuning: Partial<CustomTuning>,
+): { api: CustomApi; both: CustomCollection<string>[] } {
+  const api = new CustomApi();
+  const all = { ...TUNING, ...tuning };
+  const looks = new Looks(api, GROUP, all);
+  const decode = (): string => 'one';
+  const both = [KIND, OTHER].map((kind) => new CustomCollection<string>({ api, kind, decode, looks }, all));
+  t.after(() => Promise.all(both.map((one) => one[Symbol.asyncDispose]())));
+  for (const one of both) one.start(() => undefined);
+  return { api, both };
+}
+
+const GROUP_ASKED = `GET /apis/${GROUP}`;
+
+describe('two kinds of a group that a cluster may not have', () => {
+  it('are looked for by one request', async (t) => {
+    const { api, both } = pair(t, { lookMs: 60_000 });
+    await Promise.all(both.map(({ synced }) => synced));
+    for (let turn = 0; turn < 100; turn++) await nextTurn();
+    assert.deepEqual(api.asked, [GROUP_ASKED, 'GET /apis']);
+  });
+
+  it('are looked for again by one request each time', async (t) => {
+    const startMs = performance.now();
+    const { api } = pair(t, { lookMs: 300, random: () => 0 });
+    await until('five looks', () => api.asked.filter((one) => one === GROUP_ASKED).length === 5);
+    assert.ok(performance.now() - startMs >= 4 * 299);
+    assert.deepEqual(
+      api.asked.filter((one) => one !== GROUP_ASKED),
+      ['GET /apis'],
+    );
+  });
+
+  it('are each found when they come, and looked for again after a failure', async (t) => {
+    const { api, both } = pair(t, {});
+    const [one, other] = both;
+    await Promise.all(both.map(({ synced }) => synced));
+    api.fault = (path) => new KubeError(503, 'ServiceUnavailable', `GET ${path}: no`);
+    await until('two problems', () => both.every((each) => each.problem() !== undefined));
+    api.fault = () => undefined;
+    api.served.add('v1');
+    api.put('one', {});
+    await until('the one', () => one?.items.size === 1);
+    assert.equal(other?.version, undefined);
+    const looks = api.asked.length;
+    await until('more looks for the other', () => api.asked.length > looks + 4);
+    assert.ok(!api.asked.slice(looks).includes(`GET ${LIST}`));
+    api.vanish(true);
+    await until('its end', () => one?.items.size === 0);
+    assert.deepEqual(
+      both.map((each) => each.problem()),
+      [undefined, undefined],
+    );
+  });
+});
+
+describe('the pace of looking for what is not there', () => {
+  for (const [nodes, random, seconds] of [
+    [1, 0, 10],
+    [300, 0, 10],
+    [300, 1, 20],
+    [1_000, 0, 33],
+    [1_000, 1, 67],
+  ] as const)
+    it(`is one look in ${seconds} s on each of ${nodes} nodes, by a chance of ${random}`, () => {
+      const looks = new Looks(new CustomApi(), GROUP, { nodes: () => nodes, random: () => random });
+      const look = looks.shared();
+      assert.equal(Math.round(looks.pauseMs() / 1_000), seconds);
+      assert.equal(looks.shared(), look, 'until then it is the same');
+      assert.notEqual(looks.fresh(), look);
+    });
 });
