@@ -1,12 +1,13 @@
 /**
  * The mesh's end on a real Kubernetes of two nodes, mode STRICT, traffic throughout: a daemon that is dead, and each way
  * of uninstalling. The tests go on from one another: a broken DaemonSet is cleaned up after, mended, uninstalled, applied
- * again, deleted.
+ * again, deleted, applied again, its namespace deleted.
  */
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { readdirSync, statSync } from 'node:fs';
 import { after, before, describe, it } from 'node:test';
+import type { TestContext } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
 import type { Loop } from '../lab/kit/apps.ts';
@@ -191,26 +192,52 @@ describe('the end of the mesh on a Kubernetes of two nodes', () => {
       assert.deepEqual(await ask(), { status: 200, isClear: false });
       const loops = await startLoops();
       await mesh.kubectl('delete', '-k', mesh.overlay, '--timeout=110s');
-      await until(
-        'the nodes to be empty',
-        async () => {
-          const pins = await Promise.all(mesh.cluster.nodes.map(culvertPins));
-          return pins.flat().length === 0;
-        },
-        { timeoutMs: 60_000, everyMs: 500 },
-      );
+      await nodesEmpty();
       assert.deepEqual(await ask(), { status: 200, isClear: true });
-      const counts = await Promise.all(loops.map((loop) => loop.stop()));
-      for (const { started, ok } of counts) {
-        context.diagnostic(`${ok} of ${started} requests were answered throughout`);
-        assert.ok(ok > 50);
-      }
+      await mostWereAnswered(loops, context);
       await noneLeftOnNodes();
       await noneLeftInCluster();
       await mesh.kubectl('annotate', 'pods', '--all', '-A', 'culvert.dev/state-');
       await noneSaysOfItself();
     },
   );
+
+  it(
+    'kubectl delete namespace, whose DaemonSet is whole until its pods are gone: the pods are open again, nothing is left on the nodes, and kubectl delete -k takes the rest',
+    LIMITS,
+    async (context) => {
+      await mesh.install();
+      await mesh.label(true, DEMO);
+      assert.deepEqual(await ask(), { status: 200, isClear: false });
+      const loops = await startLoops();
+      await mesh.kubectl('delete', 'namespace', SYSTEM, '--timeout=110s');
+      await nodesEmpty();
+      assert.deepEqual(await ask(), { status: 200, isClear: true });
+      await mostWereAnswered(loops, context);
+      await noneLeftOnNodes();
+      await noneSaysOfItself();
+      await mesh.kubectl('delete', '-k', mesh.overlay, '--ignore-not-found', '--timeout=60s');
+      await noneLeftInCluster();
+    },
+  );
+
+  async function nodesEmpty(): Promise<void> {
+    await until(
+      'the nodes to be empty',
+      async () => {
+        const pins = await Promise.all(mesh.cluster.nodes.map(culvertPins));
+        return pins.flat().length === 0;
+      },
+      { timeoutMs: 60_000, everyMs: 500 },
+    );
+  }
+
+  async function mostWereAnswered(loops: readonly Loop[], context: TestContext): Promise<void> {
+    for (const { started, ok } of await Promise.all(loops.map((loop) => loop.stop()))) {
+      context.diagnostic(`${ok} of ${started} requests were answered throughout`);
+      assert.ok(ok > 50);
+    }
+  }
 
   async function noneSaysOfItself(): Promise<void> {
     const saying = (await mesh.pods()).filter(({ state }) => state !== '');
