@@ -20,9 +20,8 @@ export const entryPoints: EntryPoints = {
     return cleanupNode(options);
   },
   async connectCluster(kubeconfig) {
-    const { KubeClient } = await import('../kube/client.ts');
-    const { openKubeconfig } = await import('../kube/config.ts');
-    return new KubeClient(openKubeconfig(kubeconfig), { userAgent: `culvert/${VERSION}` });
+    const { connectKubeconfig } = await import('../kube/client.ts');
+    return connectKubeconfig(kubeconfig, { userAgent: `culvert/${VERSION}` });
   },
   async readManifests(paths, stdin) {
     const { readManifests } = await import('../cluster/manifests.ts');

@@ -5,8 +5,8 @@
 import type { IncomingMessage } from 'node:http';
 import { Agent, request as httpsRequest } from 'node:https';
 import { z } from 'zod';
-import { openAccess } from './config.ts';
-import type { Access, Credentials } from './config.ts';
+import { openAccess, openKubeconfig } from './config.ts';
+import type { Access, Credentials, KubeconfigChoice } from './config.ts';
 import { protobufStatus } from './protobuf.ts';
 import { KubeError } from './seams.ts';
 import type { ApiRequest, ApiStream, KubeApi } from './seams.ts';
@@ -36,6 +36,11 @@ export function connectKube(
   options: KubeClientOptions,
 ): KubeClient {
   return new KubeClient(openAccess(kubeconfig, env), options);
+}
+
+/** The API that a person's kubeconfig files name. @throws MeshError CONFIG_INVALID */
+export function connectKubeconfig(chosen: KubeconfigChoice, options: KubeClientOptions): KubeClient {
+  return new KubeClient(openKubeconfig(chosen), options);
 }
 
 export class KubeClient implements KubeApi, Disposable {
