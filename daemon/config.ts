@@ -54,7 +54,7 @@ export const KNOBS = {
     'culvert',
     '',
     'node',
-    'Name of the DaemonSet: at SIGTERM, gone means uninstall, there means upgrade',
+    'Name of the DaemonSet: at SIGTERM, it or its namespace gone means uninstall, both there upgrade',
   ),
   stateDir: knob(
     text,
