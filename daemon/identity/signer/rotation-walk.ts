@@ -36,7 +36,8 @@ export interface WalkWork {
 }
 
 const PAUSE_MS = 5_000;
-const SETTLE_MS = 2_000;
+/** Daemons report every 7.5 s at most (cluster/own-pod.ts): what was signed just before a step is in the next report. */
+const SETTLE_MS = 10_000;
 
 export class RotationWalk implements AsyncDisposable {
   readonly store: CaStore;
