@@ -82,7 +82,9 @@ function explain(error: unknown, args: readonly string[], io: Io): ExitCode {
   return error.code === 'CONFIG_INVALID' || error.code === 'ADMIN_UNREACHABLE' ? 2 : 1;
 }
 
-function hintOf({ status }: KubeError): string {
+function hintOf({ status, reason }: KubeError): string {
+  if (reason === 'Credentials')
+    return "; they come from the user of the kubeconfig's context (exec plugin, token or certificate): does kubectl get them?";
   if (status === 0) return '; is it up, and does the kubeconfig name the right cluster?';
   return status === 401 || status === 403 ? '; your account of the cluster may not do this' : '';
 }

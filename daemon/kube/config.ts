@@ -3,16 +3,15 @@
  * @kubernetes/client-node: its KubeConfig takes 82 MB resident for what these do in 8.
  */
 import { readFileSync } from 'node:fs';
-import type { RequestOptions } from 'node:https';
 import { isIPv6 } from 'node:net';
-import { dirname, resolve } from 'node:path';
+import { dirname, resolve, sep } from 'node:path';
 import { newClusters, newContexts, newUsers } from '@kubernetes/client-node/dist/config_types.js';
 import type { Cluster, Context, User } from '@kubernetes/client-node/dist/config_types.js';
-import { ExecAuth } from '@kubernetes/client-node/dist/exec_auth.js';
 import { FileAuth } from '@kubernetes/client-node/dist/file_auth.js';
 import { parse } from 'yaml';
 import { z } from 'zod';
 import { MeshError } from '../errors.ts';
+import { ExecPlugin } from './exec-plugin.ts';
 
 /** What one request carries. */
 export interface Credentials {
@@ -40,7 +39,6 @@ export interface Access {
 const ACCOUNT = '/var/run/secrets/kubernetes.io/serviceaccount';
 /** Files are read again after this long; kubelets renew a token at four fifths of its life. */
 const FILE_AGE_MS = 60_000;
-const PLUGIN_LIMIT_MS = 60_000;
 
 const CONTEXTS_NAMED = 10;
 
@@ -52,8 +50,11 @@ export interface KubeconfigChoice {
   readonly context: string | undefined;
 }
 
+const extensionsSchema = z.array(z.looseObject({ name: z.string(), extension: z.unknown() }));
 const kubeconfigSchema = z.object({
-  clusters: z.array(z.unknown()).nullish(),
+  clusters: z
+    .array(z.looseObject({ cluster: z.looseObject({ extensions: extensionsSchema.nullish() }).nullish() }))
+    .nullish(),
   contexts: z.array(z.unknown()).nullish(),
   users: z.array(z.looseObject({ name: z.string(), user: z.looseObject({}).nullish() })).nullish(),
   'current-context': z.string().nullish(),
@@ -66,9 +67,25 @@ interface Kubeconfig {
   /** '' when none is. */
   readonly current: string;
   readonly contexts: readonly Context[];
-  readonly clusters: readonly Cluster[];
-  readonly users: readonly User[];
+  readonly clusters: readonly KubeCluster[];
+  readonly users: readonly KubeUser[];
 }
+
+/** With what client-node leaves out. */
+interface KubeCluster extends Cluster {
+  /** What exec plugins of this cluster are told besides. */
+  readonly pluginConfig?: unknown;
+}
+
+interface KubeUser extends User {
+  /** Fields that say who to be, beyond a name. */
+  readonly notSupported?: readonly string[];
+}
+
+/** Where a cluster has what its plugins are told (client-go, clientcmd: execConfigKey). */
+const PLUGIN_EXTENSION = 'client.authentication.k8s.io/exec';
+/** Left out, we would have other rights than kubectl. */
+const NOT_SUPPORTED = ['as-uid', 'as-groups', 'as-user-extra'] as const;
 
 /**
  * Access by the kubeconfig file at `path`; '' means: as a pod's service account.
@@ -91,7 +108,12 @@ export function openKubeconfig({ files, context }: KubeconfigChoice): Access {
   const all = merged(files);
   const { cluster, user } = inContext(all, context ?? all.current);
   mustBeSupported(all.where, cluster, user);
-  return new ServerAccess(cluster, user);
+  try {
+    return new ServerAccess(cluster, user);
+  } catch (cause) {
+    const why = messageOf(cause);
+    throw invalid(`${all.where}: the exec plugin of user "${user.name}" can't be used: ${why}`, cause);
+  }
 }
 
 function fromPod(env: Readonly<Record<string, string | undefined>>, folder: string): Access {
@@ -110,7 +132,7 @@ function fromPod(env: Readonly<Record<string, string | undefined>>, folder: stri
   );
 }
 
-function mustBeSupported(where: string, cluster: Cluster, user: User): void {
+function mustBeSupported(where: string, cluster: Cluster, user: KubeUser): void {
   if (cluster.skipTLSVerify)
     throw invalid(
       `${where}: insecure-skip-tls-verify is set: anyone could pose as the API server; give its certificate-authority`,
@@ -118,13 +140,15 @@ function mustBeSupported(where: string, cluster: Cluster, user: User): void {
   if (!cluster.server.startsWith('https://'))
     throw invalid(`${where}: the server ${cluster.server} is not https`);
   if (cluster.proxyUrl) throw invalid(`${where}: proxy-url is not supported`);
+  const [other] = user.notSupported ?? [];
+  if (other !== undefined) throw invalid(`${where}: ${other} is not supported (user "${user.name}")`);
   const provider: unknown = user.authProvider;
   if (provider && !new FileAuth().isAuthProvider(user))
     throw invalid(`${where}: auth-provider is not supported; use an exec plugin, a token or a certificate`);
 }
 
 /** The cluster and the user that a context names. A context without a user is asked as nobody. */
-function inContext(all: Kubeconfig, name: string): { cluster: Cluster; user: User } {
+function inContext(all: Kubeconfig, name: string): { cluster: KubeCluster; user: KubeUser } {
   const context = all.contexts.find((one) => one.name === name);
   if (context === undefined) throw invalid(noContext(all, name));
   const cluster = all.clusters.find((one) => one.name === context.cluster);
@@ -164,14 +188,13 @@ function readKubeconfig(path: string): Kubeconfig | undefined {
       where: path,
       current: file['current-context'] ?? '',
       contexts: newContexts(file.contexts),
-      clusters: newClusters(file.clusters).map((cluster) => clusterFrom(path, cluster)),
-      users: newUsers(file.users).map((user, at) =>
-        userFrom(path, user, file.users?.[at]?.user?.['tokenFile']),
+      clusters: newClusters(file.clusters).map((cluster, at) =>
+        clusterFrom(path, cluster, file.clusters?.[at]?.cluster?.extensions ?? []),
       ),
+      users: newUsers(file.users).map((user, at) => userFrom(path, user, file.users?.[at]?.user ?? {})),
     };
   } catch (cause) {
-    const why = cause instanceof Error ? cause.message : String(cause);
-    throw invalid(`the kubeconfig ${path} can't be used: ${why.slice(0, 300)}`, cause);
+    throw invalid(`the kubeconfig ${path} can't be used: ${messageOf(cause)}`, cause);
   }
 }
 
@@ -185,17 +208,40 @@ function textAt(path: string): string | undefined {
 }
 
 /** Absent is undefined or null: client-node hands on what the YAML has. */
-function clusterFrom(path: string, cluster: Cluster): Cluster {
-  return { ...cluster, ...(cluster.caFile ? { caFile: beside(path, cluster.caFile) } : {}) };
+function clusterFrom(
+  path: string,
+  cluster: Cluster,
+  extensions: z.infer<typeof extensionsSchema>,
+): KubeCluster {
+  const pluginConfig = extensions.find(({ name }) => name === PLUGIN_EXTENSION)?.extension;
+  return { ...cluster, pluginConfig, ...(cluster.caFile ? { caFile: beside(path, cluster.caFile) } : {}) };
 }
 
-function userFrom(path: string, user: User, tokenFile: unknown): User {
-  if (typeof tokenFile === 'string') return tokenFileUser(user.name, beside(path, tokenFile));
+function userFrom(path: string, user: User, fields: Readonly<Record<string, unknown>>): KubeUser {
+  const { tokenFile, exec } = fields;
   return {
     ...user,
+    notSupported: NOT_SUPPORTED.filter((field) => !isEmpty(fields[field])),
+    ...(typeof tokenFile === 'string' && tokenFile !== ''
+      ? tokenFileUser(user.name, beside(path, tokenFile))
+      : {}),
+    ...(isTable(exec) ? { exec: { ...exec, command: commandBeside(path, exec['command']) } } : {}),
     ...(user.certFile ? { certFile: beside(path, user.certFile) } : {}),
     ...(user.keyFile ? { keyFile: beside(path, user.keyFile) } : {}),
   };
+}
+
+function isTable(value: unknown): value is Readonly<Record<string, unknown>> {
+  return typeof value === 'object' && value !== null;
+}
+
+function isEmpty(value: unknown): boolean {
+  return !value || (typeof value === 'object' && Object.keys(value).length === 0);
+}
+
+/** A bare name is looked for in PATH. */
+function commandBeside(path: string, command: unknown): unknown {
+  return typeof command === 'string' && command.includes(sep) ? beside(path, command) : command;
 }
 
 /** What a kubeconfig says is relative to its own folder. */
@@ -210,44 +256,64 @@ function tokenFileUser(name: string, tokenFile: string): User {
 class ServerAccess implements Access {
   readonly server: string;
   readonly serverName: string | undefined;
-  readonly #cluster: Cluster;
+  readonly #cluster: KubeCluster;
   readonly #user: User;
   readonly #files = new Map<string, { readonly text: string; readonly readMs: number }>();
   #tokenFile = new FileAuth();
-  #plugin = new ExecAuth();
+  readonly #plugin: ExecPlugin | undefined;
 
-  constructor(cluster: Cluster, user: User) {
+  /** @throws Error when the user's exec plugin can't be run as it is. */
+  constructor(cluster: KubeCluster, user: User) {
     this.server = cluster.server;
     // Both come from YAML: absent may be null.
     this.serverName = cluster.tlsServerName || undefined;
     this.#cluster = cluster;
     this.#user = user;
+    const exec: unknown = user.exec;
+    if (exec) this.#plugin = new ExecPlugin(exec, () => this.#clusterInfo());
   }
 
   async credentials(): Promise<Credentials> {
     const [cluster, user] = [this.#cluster, this.#user];
     try {
-      const asked: RequestOptions = { headers: {} };
-      if (this.#tokenFile.isAuthProvider(user)) await this.#tokenFile.applyAuthentication(user, asked);
-      else if (this.#plugin.isAuthProvider(user))
-        await withinLimit(this.#plugin.applyAuthentication(user, asked));
+      const token = await this.#fileToken();
+      const asked = token === undefined ? await this.#plugin?.credentials() : undefined;
       return {
         ca: this.#pem(cluster.caFile, cluster.caData),
-        cert: text(asked.cert) ?? this.#pem(user.certFile, user.certData),
-        key: text(asked.key) ?? this.#pem(user.keyFile, user.keyData),
-        authorization: bearer(asked) ?? ownAuthorization(user),
+        cert: asked?.cert ?? this.#pem(user.certFile, user.certData),
+        key: asked?.key ?? this.#pem(user.keyFile, user.keyData),
+        authorization: bearer(token ?? asked?.token) ?? ownAuthorization(user),
         impersonate: user.impersonateUser || undefined,
       };
     } catch (cause) {
-      const why = cause instanceof Error ? cause.message : String(cause);
-      throw invalid(`the credentials for ${this.server} can't be had: ${why.slice(0, 300)}`, cause);
+      throw invalid(`the credentials for ${this.server} can't be had: ${messageOf(cause)}`, cause);
     }
   }
 
   renew(): void {
     this.#tokenFile = new FileAuth();
-    this.#plugin = new ExecAuth();
+    this.#plugin?.renew();
     this.#files.clear();
+  }
+
+  async #fileToken(): Promise<string | undefined> {
+    if (!this.#tokenFile.isAuthProvider(this.#user)) return undefined;
+    const asked = { headers: {} };
+    await this.#tokenFile.applyAuthentication(this.#user, asked);
+    const value: unknown = Reflect.get(asked.headers, 'Authorization');
+    return typeof value === 'string' ? value.replace(/^Bearer /, '') : undefined;
+  }
+
+  /** `spec.cluster` of an ExecCredential. */
+  #clusterInfo(): object {
+    const { caFile, caData, pluginConfig } = this.#cluster;
+    const ca = this.#pem(caFile, caData);
+    return {
+      server: this.server,
+      ...(this.serverName === undefined ? {} : { 'tls-server-name': this.serverName }),
+      ...(ca === undefined ? {} : { 'certificate-authority-data': Buffer.from(ca).toString('base64') }),
+      ...(pluginConfig === undefined ? {} : { config: pluginConfig }),
+    };
   }
 
   /** From base64 in the config, or from a file, which may be replaced while we run; the last good one is kept. */
@@ -266,33 +332,17 @@ class ServerAccess implements Access {
 }
 
 function ownAuthorization(user: User): string | undefined {
-  if (user.token) return `Bearer ${user.token.trim()}`;
+  if (user.token) return bearer(user.token);
   if (!user.username) return undefined;
   return `Basic ${Buffer.from(`${user.username}:${user.password ?? ''}`).toString('base64')}`;
 }
 
-function bearer({ headers }: RequestOptions): string | undefined {
-  if (headers === undefined || Array.isArray(headers)) return undefined;
-  const value: unknown = Reflect.get(headers, 'Authorization');
-  return typeof value === 'string' ? value.trim() : undefined;
+function bearer(token: string | undefined): string | undefined {
+  return token === undefined ? undefined : `Bearer ${token.trim()}`;
 }
 
-function text(value: unknown): string | undefined {
-  return typeof value === 'string' && value !== '' ? value : undefined;
-}
-
-/** A plugin may wait for a person, or hang. */
-async function withinLimit(asked: Promise<void>): Promise<void> {
-  const late = Promise.withResolvers<never>();
-  const timer = setTimeout(
-    () => late.reject(new Error(`the plugin gave no answer within ${PLUGIN_LIMIT_MS} ms`)),
-    PLUGIN_LIMIT_MS,
-  );
-  try {
-    await Promise.race([asked, late.promise]);
-  } finally {
-    clearTimeout(timer);
-  }
+function messageOf(cause: unknown): string {
+  return (cause instanceof Error ? cause.message : String(cause)).slice(0, 300);
 }
 
 function invalid(message: string, cause?: unknown): MeshError {

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { beforeEach, describe, it } from 'node:test';
+import { KubeError } from '../../daemon/kube/seams.ts';
 import { ClusterApi } from './cluster-api.ts';
 import { culvert } from './terminal.ts';
 import type { Ran } from './terminal.ts';
@@ -87,5 +88,23 @@ describe('what the accounts may do', () => {
       const { out } = await check();
       assert.match(out, /FAIL {2}account culvert-system\/culvert may do no more than that: may: update pods/);
     }
+  });
+});
+
+describe('a cluster that can not be asked', () => {
+  async function errorOf(reason: string): Promise<string> {
+    api.answers.set('GET /api/v1/nodes', () => {
+      throw new KubeError(0, reason, 'the why');
+    });
+    const { code, err } = await check();
+    assert.equal(code, 2);
+    return err;
+  }
+
+  it('gets a hint that fits: whether it is there, or who we are to it', async () => {
+    assert.match(await errorOf('ECONNREFUSED'), /the why; is it up, and does the kubeconfig name the right/);
+    const err = await errorOf('Credentials');
+    assert.match(err, /the why; they come from the user of the kubeconfig's context .* kubectl/);
+    assert.doesNotMatch(err, /is it up/);
   });
 });

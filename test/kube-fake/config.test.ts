@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { chmod, mkdir, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import type { TestContext } from 'node:test';
@@ -69,6 +69,49 @@ describe('a kubeconfig', () => {
     assert.equal((await access.credentials()).authorization, 'Bearer two');
   });
 
+  it('keeps user and certificate beside a token from a file', async (t) => {
+    const path = await kubeconfig(
+      t,
+      {},
+      { tokenFile: 'token', as: 'jane', 'client-certificate': 'my.crt', 'client-key': 'my.key' },
+    );
+    for (const name of ['token', 'my.crt', 'my.key']) await writeFile(join(path, '..', name), name);
+    assert.deepEqual(await openAccess(path, {}).credentials(), {
+      ca: 'the roots',
+      cert: 'my.crt',
+      key: 'my.key',
+      authorization: 'Bearer token',
+      impersonate: 'jane',
+    });
+  });
+
+  it('runs an exec plugin once for all who ask at the same time, and tells it the cluster', async (t) => {
+    const path = await kubeconfig(
+      t,
+      {
+        'tls-server-name': 'kubernetes',
+        extensions: [{ name: 'client.authentication.k8s.io/exec', extension: { audience: 'us' } }],
+      },
+      { exec: { command: './plugin', provideClusterInfo: true } },
+    );
+    const dir = join(path, '..');
+    const plugin = `#!/bin/sh\ncd ${dir}\necho "$KUBERNETES_EXEC_INFO" >>runs\necho '{"status":{"token":"t"}}'\n`;
+    await writeFile(join(dir, 'plugin'), plugin, { mode: 0o755 });
+    const access = openAccess(path, {});
+    const four = await Promise.all([1, 2, 3, 4].map(() => access.credentials()));
+    assert.ok(four.every(({ authorization }) => authorization === 'Bearer t'));
+    const { spec } = JSON.parse(await readFile(join(dir, 'runs'), 'utf8')) as { spec: unknown };
+    assert.deepEqual(spec, {
+      interactive: false,
+      cluster: {
+        server: 'https://10.0.0.1:6443',
+        'tls-server-name': 'kubernetes',
+        'certificate-authority-data': Buffer.from('the roots').toString('base64'),
+        config: { audience: 'us' },
+      },
+    });
+  });
+
   it('runs an exec plugin', async (t) => {
     const dir = await folder(t);
     const plugin = join(dir, 'plugin');
@@ -92,6 +135,16 @@ describe('a kubeconfig', () => {
     ],
     ['is not https', { server: 'http://10.0.0.1' }, {}, /is not https/],
     ['needs a proxy', { 'proxy-url': 'http://proxy' }, {}, /proxy-url/],
+    ['asks as groups', {}, { token: 't', as: 'jane', 'as-groups': ['admins'] }, /as-groups is not supported/],
+    ['asks as a uid', {}, { token: 't', as: 'jane', 'as-uid': 'u' }, /as-uid is not supported/],
+    ['asks with more', {}, { as: 'jane', 'as-user-extra': { a: ['b'] } }, /as-user-extra is not supported/],
+    [
+      'has a plugin for a terminal',
+      {},
+      { exec: { command: 'x', interactiveMode: 'Always' } },
+      /wants a terminal/,
+    ],
+    ['has a plugin without a command', {}, { exec: {} }, /exec plugin of user "u" can't be used: command: /],
     ['has an old auth-provider', {}, { 'auth-provider': { name: 'oidc' } }, /use an exec plugin/],
   ] as const)
     it(`that ${what} is refused, and says so`, async (t) => {
