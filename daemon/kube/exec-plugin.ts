@@ -150,7 +150,11 @@ async function runOnce(exec: Exec, env: NodeJS.ProcessEnv, limitMs: number): Pro
   const child = spawn(command, args ?? [], { stdio: ['ignore', 'pipe', 'pipe'], env });
   let said = '';
   child.stderr.on('error', () => undefined).setEncoding('utf8');
-  child.stderr.on('data', (chunk: string) => (said = (said + chunk).slice(-MAX_SAID)));
+  child.stderr.on('data', (chunk: string) => {
+    said = (said + chunk).slice(-MAX_SAID);
+    // 'Open this page and enter this code': who waits for it has to see it, as with kubectl.
+    if (process.stderr.isTTY) process.stderr.write(chunk);
+  });
   const why = (how: string): Error => new Error(`the plugin ${command} ${how}${said && `: ${said.trim()}`}`);
   const failed = Promise.withResolvers<never>();
   const hint = installHint ? `; ${installHint}` : '';
