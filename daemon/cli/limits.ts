@@ -72,7 +72,7 @@ const FIXED: readonly FixedLimit[] = [
   },
   {
     title: 'HTTP policies',
-    text: `Only ports for which a policy has HTTP fields are looked into. There a client that says nothing for ${flagOf('sniffTimeout')} counts as not speaking HTTP, also a browser's connection opened ahead of need. A head may have 64 KiB and 100 fields; lower-case methods, raw bytes beyond ASCII in targets, equal duplicates of Content-Length, codings other than chunked and chunks over 2 GiB get 400. HTTP/2: 100 streams at once with 128 KiB each way, 1,000 resets at once and 200 a second. Trailers are not judged. A policy reaches nodes up to 20 s after its kind was added to a cluster that had none.`,
+    text: `Only ports for which a policy has HTTP fields are looked into. There a client that says nothing for ${flagOf('sniffTimeout')} counts as not speaking HTTP, also a browser's connection opened ahead of need. A head may have 64 KiB and 100 fields; lower-case methods, raw bytes beyond ASCII in targets, equal duplicates of Content-Length, codings other than chunked and chunks over 2 GiB get 400. HTTP/2: 100 streams at once with 128 KiB each way, 1,000 resets at once and 200 a second. Trailers are not judged. A policy reaches nodes up to 20 s after its kind was added to a cluster that had none; above 300 nodes that grows (1,000: 67 s).`,
   },
   {
     title: 'Tools on files',

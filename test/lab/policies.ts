@@ -124,10 +124,18 @@ export async function comes(client: LabPod, to: LabPod, sink: Server, first?: Ui
 }
 
 /** The record of the first inbound connection to `port` that `daemon` writes from line `from` on. */
-export function inboundTo(daemon: LabDaemon, port: number, from: number): Promise<LogRecord> {
+export function inboundTo(
+  daemon: LabDaemon,
+  port: number,
+  from: number,
+  said: Readonly<Record<string, string>> = {},
+): Promise<LogRecord> {
   return daemon.waitForAccess(
-    `the inbound record of a connection to port ${port}`,
-    (record) => record['direction'] === 'inbound' && String(record['dst.addr']).endsWith(`:${port}`),
+    `the inbound record of a connection to port ${port}: ${JSON.stringify(said)}`,
+    (record) =>
+      record['direction'] === 'inbound' &&
+      String(record['dst.addr']).endsWith(`:${port}`) &&
+      Object.entries(said).every(([field, text]) => record[field] === text),
     { from, timeoutMs: 30_000 },
   );
 }

@@ -195,7 +195,7 @@ describe('AuthorizationPolicy for HTTP', { timeout: 600_000 }, () => {
     const result = await open.result();
     assert.notEqual(result.end, 'timeout');
     assert.match(result.head.toString(), /^HTTP\/1\.1 101 .*frame$/s);
-    assert.equal((await inboundTo(shop.daemon2, HTTP_PORT, from))['reason'], 'POLICY_DENIED');
+    await inboundTo(shop.daemon2, HTTP_PORT, from, { reason: 'POLICY_DENIED' });
   });
 
   it('h2c is not offered to the app', async () => {
@@ -244,7 +244,7 @@ describe('AuthorizationPolicy for HTTP', { timeout: 600_000 }, () => {
     await rule('ALLOW', to({ methods: ['GET', 'POST'] }));
     const from = shop.daemon2.process.lines.length;
     assert.equal(await count(), 0);
-    assert.equal((await inboundTo(shop.daemon2, 8083, from))['reason'], 'POLICY_DENIED');
+    await inboundTo(shop.daemon2, 8083, from, { reason: 'POLICY_DENIED' });
     await rule('DENY', to({ methods: ['DELETE'] }));
     assert.equal(await count(), 0);
     await rule('DENY', to({ methods: ['DELETE'], ports: ['8081'] }));

@@ -67,7 +67,7 @@ describe('policies that change under live traffic', { timeout: 1_800_000 }, () =
       `cut ${await gone(theirs, FEW, startMs)} ms after the policy was written, the folder's watch included`,
     );
     assert.equal((await ours.ping()).ok, FEW);
-    const record = await inboundTo(shop.daemon2, 8081, from);
+    const record = await inboundTo(shop.daemon2, 8081, from, { reason: 'POLICY_DENIED' });
     assert.deepEqual(
       [record['reason'], record['policy'], record['src.namespace']],
       ['POLICY_DENIED', 'AuthorizationPolicy shop/no rule 0', 'bank'],

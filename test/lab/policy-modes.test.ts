@@ -97,7 +97,7 @@ describe('PeerAuthentication', { timeout: 300_000 }, () => {
     const from = daemon2.process.lines.length;
     const result = await withoutPayload(sinks[8081], () => attempt(outside, server, 8081));
     assert.notEqual(result.error, '');
-    const record = await inboundTo(daemon2, 8081, from);
+    const record = await inboundTo(daemon2, 8081, from, { reason: 'PLAINTEXT_DENIED' });
     assert.deepEqual(
       [record['reason'], record['policy']],
       ['PLAINTEXT_DENIED', 'PeerAuthentication shop/default'],
@@ -119,7 +119,7 @@ describe('PeerAuthentication', { timeout: 300_000 }, () => {
     const probed = await server.node.probe('tcp', server.ip, 8081);
     await server.node.must(['nft', 'delete', 'table', 'ip', 'masquerade-all']);
     assert.notEqual(result.error, '');
-    const record = await inboundTo(shop.daemon2, 8081, from);
+    const record = await inboundTo(shop.daemon2, 8081, from, { reason: 'PLAINTEXT_DENIED' });
     assert.equal(record['reason'], 'PLAINTEXT_DENIED');
     assert.equal(String(record['src.addr']).replace(/:\d+$/, ''), nodeIp);
     assert.equal(probed, '');
@@ -136,7 +136,7 @@ describe('PeerAuthentication', { timeout: 300_000 }, () => {
     await policies.set(peerAuthentication('shop', 'default', STRICT));
     await until('the clear ones to go', async () => (await clear.stats()).lost === 20);
     assert.deepEqual(await sealed.ping().then(({ ok }) => ok), 20);
-    const record = await inboundTo(daemon2, 8083, from);
+    const record = await inboundTo(daemon2, 8083, from, { reason: 'PLAINTEXT_DENIED' });
     assert.equal(record['reason'], 'PLAINTEXT_DENIED');
     await Promise.all([clear[Symbol.asyncDispose](), sealed[Symbol.asyncDispose]()]);
     await echo[Symbol.asyncDispose]();
