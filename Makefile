@@ -9,7 +9,8 @@ NODE := $(CURDIR)/node_modules/node-linux-$(ARCH)/bin/node
 # The pinned node comes first for every script that a package runs.
 export PATH := $(CURDIR)/node_modules/.bin:$(PATH):/usr/sbin:/sbin
 LOGS := .stamp
-JOBS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
+# Test files at once: one more than processors, as they mostly wait.
+JOBS ?= $(shell n=$$(($$(nproc) + 1)); echo $$((n < 4 ? n : 4)))
 # Inputs of each fuzz property in make soak.
 SOAK_FUZZ ?= 200000
 PEER_ZTUNNEL ?= $(HOME)/.cache/culvert/peers/ztunnel
@@ -49,8 +50,8 @@ UNIT := $(wildcard test/*.test.ts) $(filter-out $(wildcard test/lab/*.test.ts te
 LAB := $(wildcard test/lab/*.test.ts test/faults/*.test.ts)
 INTEROP := $(wildcard test/interop/*.test.ts)
 KUBE := $(wildcard test/kube/*.test.ts)
-# Clusters at once: each has 1.5 GB resident and mostly waits.
-KUBE_JOBS ?= 2
+# Clusters at once: each mostly waits, and has 2.5 GB resident with its test.
+KUBE_JOBS ?= $(shell awk '/^MemAvailable/ { print ($$2 > 12000000) ? 3 : 2 }' /proc/meminfo)
 HOT := native/hot/build/Release/hot.node
 
 # $(call reporters,run): what a person reads; what `make` reads after it: files that failed, figures, totals.
