@@ -9,8 +9,7 @@ NODE := $(CURDIR)/node_modules/node-linux-$(ARCH)/bin/node
 # The pinned node comes first for every script that a package runs.
 export PATH := $(CURDIR)/node_modules/.bin:$(PATH):/usr/sbin:/sbin
 LOGS := .stamp
-# Test files at once: one more than processors, as they mostly wait.
-JOBS ?= $(shell n=$$(($$(nproc) + 1)); echo $$((n < 4 ? n : 4)))
+JOBS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
 # Inputs of each fuzz property in make soak.
 SOAK_FUZZ ?= 200000
 PEER_ZTUNNEL ?= $(HOME)/.cache/culvert/peers/ztunnel

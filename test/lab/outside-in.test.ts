@@ -144,6 +144,8 @@ describe('where the mesh ends', { timeout: 300_000 }, () => {
   it('a hostNetwork pod is not taken for the kubelet: refused by a STRICT pod of its node', async () => {
     const { lab, server, daemon2 } = shop;
     const host = await lab.pod({ name: 'on-host', node: 2, hostNetwork: true });
+    // Until it has been read, it is closed (daemon/capture/unknown-pods.ts).
+    await daemon2.waitState(host, 'unenrollable');
     const first = randomBytes(64);
     const { out, record } = await inboundRecord(daemon2, () =>
       withoutPayload(strictSink, () => host.send(server.ip, 8081, { first })),
