@@ -226,10 +226,10 @@ describe('where the mesh ends', { timeout: 300_000 }, () => {
         const host = address.includes(':') ? `[${address}]` : address;
         // The second pod's node has published it; this node may be told a moment later, and waits for that.
         const reply = await client.request(address, 5432);
-        assert.equal(reply.name, pod.name, `${JSON.stringify(reply.result)}\n${daemon1.process.tail()}`);
         const isIt = (one: LogRecord): boolean =>
           one['direction'] === 'outbound' && one['dst.addr'] === `${host}:5432`;
         const record = await daemon1.waitForAccess(`the record of ${host}`, isIt, { from });
+        assert.equal(reply.name, pod.name, JSON.stringify([reply.result, record]));
         assert.deepEqual([record['reason'], record['security']], ['OK', 'mutual_tls']);
         assert.equal(record['dst.workload'], pod.name);
       }
