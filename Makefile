@@ -50,7 +50,7 @@ LAB := $(wildcard test/lab/*.test.ts test/faults/*.test.ts)
 INTEROP := $(wildcard test/interop/*.test.ts)
 KUBE := $(wildcard test/kube/*.test.ts)
 # Clusters at once: each mostly waits, and has 2.5 GB resident with its test.
-KUBE_JOBS ?= $(shell awk '/^MemAvailable/ { print ($$2 > 12000000) ? 3 : 2 }' /proc/meminfo)
+KUBE_JOBS ?= 2
 HOT := native/hot/build/Release/hot.node
 
 # $(call reporters,run): what a person reads; what `make` reads after it: files that failed, figures, totals.
